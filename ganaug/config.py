@@ -1,0 +1,230 @@
+"""Settings of a run: one frozen dataclass, filled from a YAML recipe and from ``--set key=value``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ganaug.errors import ConfigError
+
+Pair = tuple[float, float]
+"""A scheduled setting: its value at the start and after the burn-in (see `burn_in`)."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Everything that determines a training run besides the images. Units are in the names."""
+
+    model: str = "conditional"
+    """The GAN to train: a module of `ganaug.training.gans`."""
+    arch: str = "modern"
+    """The networks: a module of `ganaug.models.archs`."""
+    loss: str = "relativistic"
+    """The adversarial loss: a module of `ganaug.training.losses`."""
+
+    size: tuple[int, ...] | None = None
+    """Height and width of the training images; None takes them from the folder."""
+    largest: int = 64
+    """Longest side that is chosen when `size` is None."""
+    channels: int | None = None
+    """1 for grey, 3 for color; None takes it from the folder, where all files must agree."""
+    resize: str = "stretch"
+    """How an image of another shape meets `size`: 'stretch' keeps all of it, 'crop' keeps its proportions."""
+
+    seed: int = 0
+    """Seed of the weights, the batches and the latents."""
+    kimg: float = 1000.0
+    """Length of the training in thousands of real images shown (used unless `minutes` is set)."""
+    minutes: float | None = None
+    """Length of the training as wall-clock minutes; schedules then follow the clock."""
+    batch: int = 64
+    """Real images in each step; the generator makes as many."""
+
+    latent_dim: int = 64
+    """Dimension of the latent vector z ~ N(0, I)."""
+    label_dim: int = 32
+    """Dimension of the class embedding that is joined to z."""
+    widths: tuple[int, ...] = (128, 96, 64, 48, 32)
+    """Channels of the stages from the base grid up; the last entries serve the highest resolutions."""
+    blocks: int = 1
+    """Residual blocks in each stage."""
+    group_width: int = 16
+    """Channels in a group of the 3×3 convolutions (R3GAN, appendix)."""
+    expansion: float = 2.0
+    """Width of a block's inner convolution over its outer width (inverted bottleneck)."""
+    base: int = 4
+    """The longest side of the base grid stays below twice this many pixels."""
+
+    lr: Pair = (2e-4, 5e-5)
+    """Learning rate of both networks."""
+    beta2: Pair = (0.9, 0.99)
+    """Adam's second-moment decay (β1 is 0)."""
+    gamma: Pair = (1.0, 0.1)
+    """Weight γ of the zero-centered gradient penalties R1 and R2."""
+    penalty_every: int = 1
+    """Steps between penalties; above 1 ("lazy") each one is weighted up by this factor."""
+    ema_half_life_kimg: Pair = (0.0, 10.0)
+    """Half-life of the generator's moving average, in thousands of images."""
+    burn_in: float = 0.5
+    """Fraction of the training over which scheduled settings move, along a cosine, to their second value."""
+
+    class_power: float = 0.5
+    """Classes are drawn with p(c) ∝ n_c^class_power: 1 as in the data, 0 all alike."""
+    augment: str = "safe"
+    """Discriminator augmentation: a profile of `ganaug.training.augment`."""
+    augment_p: Pair = (0.0, 0.3)
+    """Probability of each augmentation of a discriminator input."""
+
+    precision: str = "auto"
+    """'bf16' (autocast, parameters stay float32), 'fp32', or 'auto': bf16 where the hardware has it."""
+    device: str = "auto"
+    """'auto', 'cpu', 'cuda' or 'cuda:N'."""
+    snapshots: int = 8
+    """Snapshots (image grid, metrics, checkpoint) over the whole run."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "kimg": (self.kimg > 0, "above 0"),
+            "minutes": (self.minutes is None or self.minutes > 0, "above 0"),
+            "batch": (self.batch >= 2, "at least 2"),
+            "channels": (self.channels in (None, 1, 3), "1 or 3"),
+            "resize": (self.resize in ("stretch", "crop"), "'stretch' or 'crop'"),
+            "latent_dim": (1 <= self.latent_dim <= 4096, "1 to 4096"),
+            "label_dim": (1 <= self.label_dim <= 4096, "1 to 4096"),
+            "widths": (len(self.widths) > 0 and min(self.widths) >= 1, "a list of positive channel counts"),
+            "blocks": (self.blocks >= 1, "at least 1"),
+            "base": (self.base >= 2, "at least 2"),
+            "burn_in": (0 < self.burn_in <= 1, "above 0 and at most 1"),
+            "penalty_every": (self.penalty_every >= 1, "at least 1"),
+            "class_power": (0 <= self.class_power <= 1, "between 0 and 1"),
+            "gamma": (min(self.gamma) >= 0, "at least 0"),
+            "lr": (min(self.lr) > 0, "above 0"),
+            "beta2": (0 <= min(self.beta2) and max(self.beta2) < 1, "at least 0 and below 1"),
+            "augment_p": (0 <= min(self.augment_p) and max(self.augment_p) <= 1, "between 0 and 1"),
+            "precision": (self.precision in ("auto", "bf16", "fp32"), "'auto', 'bf16' or 'fp32'"),
+            "snapshots": (self.snapshots >= 1, "at least 1"),
+            "size": (
+                self.size is None or (len(self.size) == 2 and all(8 <= side <= 1024 for side in self.size)),
+                "two sides between 8 and 1024 pixels, such as 64x64",
+            ),
+        }
+        for name, (good, wanted) in checks.items():
+            if not good:
+                raise ConfigError(f"{name} = {getattr(self, name)!r} was given; it must be {wanted}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain JSON values."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str = "settings") -> FitConfig:
+        """Build a config from plain values (YAML, JSON); unknown keys and wrong types are errors."""
+        return cls().updated(values, source=source)
+
+    def updated(self, values: Mapping[str, Any], *, source: str = "settings") -> FitConfig:
+        """Return a copy with `values` put in, each one checked against its field's type."""
+        hints = typing.get_type_hints(FitConfig)
+        converted = {}
+        for key, value in values.items():
+            if key not in hints:
+                near = difflib.get_close_matches(key, hints, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else f" Known keys: {', '.join(sorted(hints))}."
+                raise ConfigError(f"{source}: there is no setting {key!r}.{hint}")
+            converted[key] = _convert(key, value, hints[key], source)
+        return dataclasses.replace(self, **converted)
+
+
+def _convert(key: str, value: Any, hint: Any, source: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    kind = next(option for option in options if option is not type(None))
+    wrong = ConfigError(f"{source}: {key} = {value!r} was given; {_kind_name(kind)} was wanted.")
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        numbers = list(value) if isinstance(value, (list, tuple)) else [value]
+        if inner[-1] is not Ellipsis and len(numbers) == 1:
+            numbers = numbers * len(inner)  # one number for a scheduled pair: constant
+        if inner[-1] is not Ellipsis and len(numbers) != len(inner):
+            raise wrong
+        return tuple(_scalar(number, inner[0], wrong) for number in numbers)
+    return _scalar(value, kind, wrong)
+
+
+def _scalar(value: Any, kind: type, wrong: ConfigError) -> Any:
+    if isinstance(value, bool) or value is None:
+        raise wrong
+    try:
+        if kind is str and isinstance(value, str):
+            return value
+        if kind is float and isinstance(value, (int, float, str)):  # YAML reads 2e-4 as text
+            return float(value)
+        if kind is int and float(value) == int(float(value)):
+            return int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise wrong
+
+
+def _kind_name(kind: Any) -> str:
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        return "a list of numbers" if inner[-1] is Ellipsis else "a number or a pair [start, end]"
+    return {str: "a word", int: "a whole number", float: "a number"}[kind]
+
+
+def recipe_folder() -> Path:
+    """Return the folder of the shipped recipes: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the shipped recipes."""
+    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """Return the settings of a recipe, by the name of a shipped one or the path of a YAML file.
+
+    Raises:
+        ConfigError: no such recipe, or the file is not a YAML mapping.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else recipe_folder() / f"{name}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError(
+            f"There is no recipe {name!r}. Shipped recipes: {', '.join(recipe_names())}; or give the path of a "
+            ".yaml file."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"The recipe {path} is not valid YAML: {problem}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"The recipe {path} holds a {type(values).__name__}; a mapping 'key: value' was wanted.")
+    return values
+
+
+def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
+    """Turn ``("key=value", …)`` from the command line into a mapping; values are read as YAML."""
+    values = {}
+    for text in assignments:
+        key, equals, raw = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {text} was given; key=value was wanted, such as --set batch=32.")
+        try:
+            values[key.strip()] = yaml.safe_load(raw)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {text}: the value is not valid YAML.") from None
+    return values

@@ -1,0 +1,104 @@
+"""``ROOT/metadata.csv`` with the columns ``file_name,label[,group,split]``, as Hugging Face ImageFolder has.
+
+Other columns are ignored, so a folder that ``ganaug sample`` wrote can be read back.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from ganaug.data.layouts import Entry, Listing
+from ganaug.data.names import count, few, printable
+from ganaug.data.tree import require_inside, walk
+from ganaug.errors import DataError
+
+PRIORITY = 10
+
+FILE_NAME = "metadata.csv"
+
+
+def matches(root: Path) -> bool:
+    """Return whether `root` has a ``metadata.csv``."""
+    return (root / FILE_NAME).is_file()
+
+
+def listing(root: Path) -> Listing:
+    """Return the files that the table names, with their labels, groups and splits.
+
+    Raises:
+        DataError: the table cannot be read, lacks a column or a value, or names a file twice or outside
+            `root`.
+    """
+    require_inside(root, FILE_NAME)
+    table = root / FILE_NAME
+    entries = []
+    for line, row in _rows(table):
+        name, label = row.get("file_name", ""), row.get("label", "")
+        if not name or not label:
+            missing = "label" if name else "file_name"
+            raise DataError(
+                f"{table}, line {line}: the column '{missing}' is empty. Fill it in, or remove the line."
+            )
+        path = _relative(table, line, name)
+        require_inside(root, path)
+        entries.append(Entry(path, label, row.get("group", ""), row.get("split", "").lower()))
+    if not entries:
+        raise DataError(f"{table} has a header and no rows. One row for each image was wanted.")
+    twice = sorted(path for path, times in Counter(entry.path for entry in entries).items() if times > 1)
+    if twice:
+        raise DataError(
+            f"{table} names {count(len(twice), 'file')} more than once: {few(twice)}. Give each file one "
+            "row, with one label."
+        )
+    used = {entry.path for entry in entries} | {FILE_NAME}
+    ignored = tuple(path for path in walk(root).files if path not in used)
+    classes = tuple(sorted({entry.label for entry in entries}))
+    return Listing(classes, tuple(sorted(entries, key=lambda entry: entry.path)), ignored)
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the table's rows with their line numbers; names and values are stripped of blanks."""
+    try:
+        # utf-8-sig: Excel begins its UTF-8 files with a byte order mark.
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [
+                (reader.line_num, dict(zip(header, (cell.strip() for cell in row), strict=False)))
+                for row in reader
+                if any(cell.strip() for cell in row)
+            ]
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{table} is not UTF-8 text ({problem.reason}). Save it as CSV UTF-8.") from problem
+    except (OSError, csv.Error) as problem:
+        raise DataError(
+            f"{table} cannot be read as CSV ({problem}). Save it as plain CSV with commas."
+        ) from problem
+    absent = [name for name in ("file_name", "label") if name not in header]
+    if absent:
+        raise DataError(
+            f"{table} lacks the column{'s' if len(absent) > 1 else ''} {', '.join(absent)}; it has "
+            f"{few(header) or 'no header'}. A first line such as file_name,label,group, with commas between "
+            "the columns, was wanted."
+        )
+    return rows
+
+
+def _relative(table: Path, line: int, name: str) -> str:
+    """Return a file name from the table as a POSIX path relative to the root; refuse one that leads out."""
+    # Tables written on Windows have backslashes; no image worth reading has one in its name.
+    path = PurePosixPath(name.replace("\\", "/"))
+    if (
+        "\0" in name
+        or path.is_absolute()
+        or PureWindowsPath(name).drive
+        or ".." in path.parts
+        or not path.parts
+    ):
+        raise DataError(
+            f"{table}, line {line}: the file name {printable(name)!r} does not lie inside the folder. A path "
+            f"relative to {table.parent}, without '..', was wanted."
+        )
+    return path.as_posix()

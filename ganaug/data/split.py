@@ -1,0 +1,84 @@
+"""Group-wise, class-stratified splits that do not depend on the order of the files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from ganaug.errors import ConfigError
+
+
+def split_by_group(
+    labels: Sequence[int] | np.ndarray, groups: Sequence[str], *, test_fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted indices of the training side and of the test side (int64).
+
+    No group (patient) is on both sides. Each class gives the test side `test_fraction` of its images, as
+    nearly as whole groups allow. Of a class that has two groups or more of its own, both sides get some; one
+    with a single group of its own keeps it for training. A group's side is a function of the seed, its name
+    and the class composition, never of the order of the files.
+
+    The rarest class is served first; a group that also holds other classes counts for these too.
+
+    Args:
+        labels: class index of each item.
+        groups: group name of each item.
+        test_fraction: between 0 and 1, both excluded.
+        seed: another seed gives another split.
+
+    Raises:
+        ConfigError: `test_fraction` is out of range, or labels and groups differ in number.
+    """
+    if not 0 < test_fraction < 1:
+        raise ConfigError(
+            f"A test fraction of {test_fraction} was given; a number between 0 and 1 was wanted."
+        )
+    if len(labels) != len(groups):
+        raise ConfigError(
+            f"{len(labels)} labels and {len(groups)} groups were given; one of each an item was wanted."
+        )
+    composition: dict[str, Counter[int]] = defaultdict(Counter)
+    for label, group in zip(labels, groups, strict=True):
+        composition[group][int(label)] += 1
+    totals = sum(composition.values(), Counter())
+    test_groups: set[str] = set()
+    settled: set[str] = set()
+    for label in sorted(totals, key=lambda label: (totals[label], label)):
+        held_out = sum(composition[group][label] for group in test_groups)
+        open_groups = [group for group, found in composition.items() if found[label] and group not in settled]
+        open_groups.sort(key=lambda group: _order(seed, group))
+        sizes = [composition[group][label] for group in open_groups]
+        # Somebody must stay to be trained on: the last group, unless settled ones already train on this
+        # class.
+        trained_on = any(composition[group][label] for group in settled - test_groups)
+        chosen = _choose(
+            sizes, test_fraction * totals[label] - held_out, spare=not trained_on, need=held_out == 0
+        )
+        test_groups.update(open_groups[i] for i in chosen)
+        settled.update(open_groups)
+    sides = np.array([group in test_groups for group in groups], dtype=bool)
+    return np.flatnonzero(~sides), np.flatnonzero(sides)
+
+
+def _choose(sizes: list[int], target: float, *, spare: bool, need: bool) -> list[int]:
+    """Return which of `sizes`, tried in order, bring their sum nearest to `target`.
+
+    With `spare` at least one is left over. With `need` at least one is taken where that is possible.
+    """
+    limit = len(sizes) - 1 if spare else len(sizes)
+    chosen: list[int] = []
+    remaining = target
+    for index, size in enumerate(sizes):
+        if len(chosen) < limit and abs(remaining - size) < abs(remaining):
+            chosen.append(index)
+            remaining -= size
+    if need and not chosen and limit > 0:
+        chosen.append(int(np.argmin(sizes)))
+    return chosen
+
+
+def _order(seed: int, group: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{group}".encode("utf-8", "surrogatepass")).digest()

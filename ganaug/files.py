@@ -1,0 +1,114 @@
+"""Files on disk: atomic writes, hashes, and output folders that never overwrite what is not ours."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ganaug.errors import ConfigError, GanaugError
+
+MARKER = ".ganaug"
+"""An empty file in every folder that ganaug created; only such a folder may be replaced by ``--overwrite``."""
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fsync_dir(path: Path) -> None:
+    """Make a rename inside `path` durable (a no-op where directories cannot be opened, as on Windows)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader sees the old file or the new one, never a part.
+
+    The bytes go to a temporary neighbour, are flushed to the disk, and replace `path` in one rename.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path, error: type[GanaugError], hint: str) -> Any:
+    """Read a JSON file; raise `error` with `hint` (what to do) if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} does not exist. {hint}") from None
+    except (OSError, ValueError) as problem:
+        raise error(f"{path} cannot be read as JSON ({problem}). {hint}") from None
+
+
+def prepare_output(folder: Path, *, overwrite: bool = False, options: str = "--overwrite") -> Path:
+    """Create an output folder, or refuse one that holds something.
+
+    With `overwrite` a folder that ganaug made itself (it carries the marker) is emptied first; anything else stays
+    untouched. `options` names, for the message, the command-line options that the user may add.
+
+    Raises:
+        ConfigError: `folder` is a file, or is not empty and may not be replaced.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"The output {folder} is a file; a folder was wanted. Choose another path.")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise ConfigError(
+                f"The output folder {folder} exists and is not empty. Choose another folder, or add {options}."
+            )
+        if not (folder / MARKER).is_file():
+            raise ConfigError(
+                f"The folder {folder} was not made by ganaug (it has no {MARKER} file), so --overwrite will not "
+                "delete it. Choose another folder, or empty this one yourself."
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
+    return folder
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn 'no space left', 'permission denied' and 'read-only' into a GanaugError that names `folder`."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise GanaugError(
+                f"No space is left on the disk that holds {folder}. What was complete is kept; free some space "
+                "and run the same command again (with --resume where the command has it)."
+            ) from problem
+        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise GanaugError(
+                f"{problem.filename or folder} cannot be written ({problem.strerror}). Choose a folder that you may "
+                "write to."
+            ) from problem
+        raise

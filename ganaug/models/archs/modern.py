@@ -1,0 +1,193 @@
+"""The modern networks: inverted-bottleneck residual stages without normalization layers.
+
+Source: Huang et al., "The GAN is dead; long live the GAN! A Modern Baseline GAN" (R3GAN), NeurIPS 2024, section 3 and
+appendix: 1×1 → grouped 3×3 → 1×1 blocks, leaky ReLU, bilinear resampling, zero-initialized last convolutions. The class
+enters the generator by an embedding joined to z and by zero-initialized feature-wise modulation (FiLM, Perez et al.
+2018) in stages above 8 pixels, and the discriminator by projection (Miyato & Koyama 2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganaug.models.grids import stage_grids, stage_widths
+
+FILM_ABOVE = 8
+"""FiLM acts in stages whose longest side is above this many pixels: class details, not global layout."""
+
+
+def _conv(dims: int, inputs: int, outputs: int, kernel: int, *, groups: int = 1, bias: bool = False) -> nn.Module:
+    layer = nn.Conv2d if dims == 2 else nn.Conv3d
+    return layer(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=bias)
+
+
+def _groups(width: int, group_width: int) -> int:
+    """Return the number of groups closest to width / group_width that divides `width`."""
+    groups = max(1, width // group_width)
+    while width % groups:
+        groups -= 1
+    return groups
+
+
+def _film(x: Tensor, modulation: Tensor) -> Tensor:
+    scale, shift = modulation.to(x.dtype).unflatten(1, (2, -1)).unbind(1)
+    shape = (*scale.shape, *[1] * (x.ndim - 2))
+    return x * (1 + scale.view(shape)) + shift.view(shape)
+
+
+class ResidualBlock(nn.Module):
+    """x + W₃ φ(G φ(W₁ x)): 1×1, grouped 3×3, 1×1, the last one zero-initialized; φ is a biased leaky ReLU."""
+
+    def __init__(
+        self, dims: int, width: int, *, expansion: float, group_width: int, label_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        inner = max(group_width, round(width * expansion / group_width) * group_width)
+        self.reduce = _conv(dims, width, inner, 1, bias=True)
+        self.spatial = _conv(dims, inner, inner, 3, groups=_groups(inner, group_width), bias=True)
+        self.expand = _conv(dims, inner, width, 1)
+        self.film = nn.Linear(label_dim, 2 * inner) if label_dim is not None else None
+        for layer in (self.reduce, self.spatial):
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.expand.weight)
+        if self.film is not None:
+            nn.init.zeros_(self.film.weight)
+            nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
+        hidden = F.leaky_relu(self.reduce(x), 0.2)
+        hidden = self.spatial(hidden)
+        if self.film is not None and embedded is not None:
+            hidden = _film(hidden, self.film(embedded))
+        return x + self.expand(F.leaky_relu(hidden, 0.2))
+
+
+def _downsample(x: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Resample to a coarser grid by averaging areas (at a factor of 2 the same as bilinear resampling)."""
+    if all(source == 2 * target for source, target in zip(x.shape[2:], grid, strict=True)):
+        return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2)
+    return F.interpolate(x, size=grid, mode="area")
+
+
+class Generator(nn.Module):
+    """Latents and labels to images.
+
+    ``forward(latents: N×Z, labels: N) -> N×C×spatial``, float, about [-1, 1] (not clamped).
+    """
+
+    def __init__(
+        self,
+        *,
+        size: Sequence[int],
+        channels: int,
+        classes: int,
+        latent_dim: int,
+        label_dim: int,
+        widths: Sequence[int],
+        blocks: int,
+        group_width: int,
+        expansion: float,
+        base: int,
+    ) -> None:
+        super().__init__()
+        dims = len(size)
+        self.grids = stage_grids(size, base)
+        stages = stage_widths(widths, len(self.grids))
+        self.mode = "bilinear" if dims == 2 else "trilinear"
+        self.embed = nn.Embedding(classes, label_dim)
+        self.input = nn.Linear(latent_dim + label_dim, stages[0] * math.prod(self.grids[0]))
+        self.stages = nn.ModuleList()
+        self.changes = nn.ModuleList()
+        previous = stages[0]
+        for width, grid in zip(stages, self.grids, strict=True):
+            change = nn.Identity() if width == previous else _conv(dims, previous, width, 1)
+            self.changes.append(change)
+            film = label_dim if max(grid) > FILM_ABOVE else None
+            self.stages.append(
+                nn.ModuleList(
+                    ResidualBlock(dims, width, expansion=expansion, group_width=group_width, label_dim=film)
+                    for _ in range(blocks)
+                )
+            )
+            previous = width
+        self.output = _conv(dims, previous, channels, 1, bias=True)
+        nn.init.normal_(self.embed.weight)
+        nn.init.normal_(self.input.weight, std=1 / math.sqrt(latent_dim + label_dim))
+        nn.init.zeros_(self.input.bias)
+        nn.init.normal_(self.output.weight, std=1 / math.sqrt(previous))
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
+        embedded = self.embed(labels)
+        x = self.input(torch.cat([latents, embedded], dim=1))
+        x = x.view(x.shape[0], -1, *self.grids[0])
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        for grid, change, stage in zip(self.grids, self.changes, self.stages, strict=True):
+            x = change(x)  # on the coarse grid: a quarter of the work
+            if tuple(x.shape[2:]) != grid:
+                x = F.interpolate(x, size=grid, mode=self.mode, align_corners=False)
+            for block in stage:
+                x = block(x, embedded)
+        return self.output(x)
+
+
+class Discriminator(nn.Module):
+    """Images and labels to one logit each: ``forward(images: N×C×spatial, labels: N) -> N``."""
+
+    def __init__(
+        self,
+        *,
+        size: Sequence[int],
+        channels: int,
+        classes: int,
+        widths: Sequence[int],
+        blocks: int,
+        group_width: int,
+        expansion: float,
+        base: int,
+    ) -> None:
+        super().__init__()
+        dims = len(size)
+        self.grids = stage_grids(size, base)[::-1]
+        stages = stage_widths(widths, len(self.grids))[::-1]
+        self.input = _conv(dims, channels, stages[0], 3, bias=True)
+        self.stages = nn.ModuleList()
+        self.changes = nn.ModuleList()
+        previous = stages[0]
+        for width in stages:
+            self.changes.append(nn.Identity() if width == previous else _conv(dims, previous, width, 1))
+            self.stages.append(
+                nn.ModuleList(
+                    ResidualBlock(dims, width, expansion=expansion, group_width=group_width)
+                    for _ in range(blocks)
+                )
+            )
+            previous = width
+        features = previous * math.prod(self.grids[-1])
+        self.features = nn.Linear(features, previous)
+        self.logit = nn.Linear(previous, 1)
+        self.project = nn.Embedding(classes, previous)
+        nn.init.normal_(self.input.weight, std=1 / math.sqrt(channels * 3**dims))
+        nn.init.zeros_(self.input.bias)
+        nn.init.normal_(self.features.weight, std=1 / math.sqrt(features))
+        nn.init.zeros_(self.features.bias)
+        nn.init.normal_(self.project.weight)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        x = self.input(images)
+        for grid, change, stage in zip(self.grids, self.changes, self.stages, strict=True):
+            if tuple(x.shape[2:]) != grid:
+                x = _downsample(x, grid)
+            x = change(x)
+            for block in stage:
+                x = block(x)
+        hidden = F.leaky_relu(self.features(F.leaky_relu(x, 0.2).flatten(1)), 0.2)
+        projection = (self.project(labels).to(hidden.dtype) * hidden).sum(1) / math.sqrt(hidden.shape[1])
+        return self.logit(hidden).squeeze(1) + projection

@@ -1,0 +1,164 @@
+"""The model file: `generator.safetensors`, averaged weights and a JSON header with everything that sampling needs.
+
+Nothing in it can run: no pickle, no class names to import but the architecture's, which must be one of ours. A file from a
+stranger is checked before memory is given to it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from ganaug.config import FitConfig
+from ganaug.data.intensity import IntensityMap
+from ganaug.errors import ConfigError, GanaugError, ModelFileError
+from ganaug.files import sha256_file, write_atomic
+from ganaug.models import build_network
+
+FORMAT = 1
+FILE_NAME = "generator.safetensors"
+_HEADER_KEY = "ganaug"
+_AGAIN = "Train it again with 'ganaug fit', or restore the file from where it came."
+
+
+@dataclass(frozen=True)
+class ModelHeader:
+    """What the model file says about its generator."""
+
+    model: str
+    """The kind of GAN, such as 'conditional'."""
+    classes: tuple[str, ...]
+    """Class names in the order of the label index."""
+    size: tuple[int, ...]
+    """Height and width in pixels."""
+    channels: int
+    """1 for grey, 3 for color."""
+    intensity: IntensityMap
+    """How [-1, 1] goes back to the values of the user's files."""
+    settings: dict[str, Any]
+    """The resolved `FitConfig` of the run; the network settings rebuild the generator."""
+    training: dict[str, Any]
+    """What the training saw: images per class, kimg, when, the version of ganaug."""
+
+    def to_json(self) -> str:
+        """Return the header as a JSON text."""
+        values = {**vars(self), "format": FORMAT, "intensity": self.intensity.to_dict()}
+        return json.dumps(values, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelHeader:
+        """Read a header; anything that does not fit is a ModelFileError."""
+        try:
+            values = json.loads(text)
+            version = values.pop("format")
+            if version != FORMAT:
+                raise ModelFileError(
+                    f"The model file has format {version!r}; this version of ganaug reads format {FORMAT}. "
+                    "Use the version that wrote it, or train again."
+                )
+            header = cls(
+                model=str(values["model"]),
+                classes=tuple(map(str, values["classes"])),
+                size=tuple(map(int, values["size"])),
+                channels=int(values["channels"]),
+                intensity=IntensityMap.from_dict(values["intensity"]),
+                settings=dict(values["settings"]),
+                training=dict(values["training"]),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as problem:
+            raise ModelFileError(f"The header of the model file is damaged ({problem!r}). {_AGAIN}") from None
+        good = len(header.size) == 2 and all(2 <= side <= 4096 for side in header.size)
+        if not good or header.channels not in (1, 3) or not 1 <= len(header.classes) <= 100_000:
+            raise ModelFileError(
+                f"The header of the model file describes {header.channels} channels of {header.size} pixels and "
+                f"{len(header.classes)} classes, which no run can have. {_AGAIN}"
+            )
+        return header
+
+
+def save_model(path: Path, generator: nn.Module, header: ModelHeader) -> None:
+    """Write a generator's weights and header to `path`, atomically."""
+    weights = {key: value.detach().cpu().contiguous() for key, value in generator.state_dict().items()}
+    write_atomic(path, save(weights, metadata={_HEADER_KEY: header.to_json()}))
+
+
+def find_model(path: str | Path) -> Path:
+    """Return the model file of a run folder, or `path` itself when it is a file."""
+    path = Path(path)
+    found = path / FILE_NAME if path.is_dir() else path
+    if not found.is_file():
+        raise ModelFileError(
+            f"There is no model at {path}: a run folder with {FILE_NAME}, or such a file, was wanted. "
+            "Train one with 'ganaug fit DATA --out RUN'."
+        )
+    return found
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelHeader, str]:
+    """Load a model file.
+
+    Returns:
+        The generator in evaluation mode on `device`, the header, and the file's SHA-256.
+
+    Raises:
+        ModelFileError: the file is missing, damaged, of another format, or its weights do not fit its header.
+    """
+    path = find_model(path)
+    header = read_header(path)
+    try:
+        settings = vars(FitConfig().updated({**header.settings, "device": "auto"}, source="model file"))
+        with torch.device("meta"):  # no memory until the shapes are known to agree
+            generator = build_network(
+                header.settings["arch"],
+                "Generator",
+                settings,
+                size=header.size,
+                channels=header.channels,
+                classes=len(header.classes),
+            )
+        expected = {key: tuple(value.shape) for key, value in generator.state_dict().items()}
+        _check_shapes(path, expected)
+        weights = load_file(path)
+        generator.load_state_dict(weights, assign=True)
+    except GanaugError as problem:
+        if isinstance(problem, ConfigError):
+            raise ModelFileError(f"The model file {path} has settings that do not fit: {problem}") from None
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, safetensors.SafetensorError) as problem:
+        raise ModelFileError(f"The model file {path} cannot be loaded ({problem}). {_AGAIN}") from None
+    layout = torch.channels_last if len(header.size) == 2 else torch.channels_last_3d
+    generator = generator.to(device, memory_format=layout).requires_grad_(False).eval()
+    return generator, header, sha256_file(path)
+
+
+def read_header(path: Path) -> ModelHeader:
+    """Read only the header of a model file."""
+    try:
+        with safetensors.safe_open(path, "pt") as stream:
+            metadata = stream.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as problem:
+        raise ModelFileError(f"The model file {path} cannot be read ({problem}). {_AGAIN}") from None
+    if _HEADER_KEY not in metadata:
+        raise ModelFileError(f"{path} is a safetensors file without ganaug's header. Give one that 'fit' wrote.")
+    return ModelHeader.from_json(metadata[_HEADER_KEY])
+
+
+def _check_shapes(path: Path, expected: dict[str, tuple[int, ...]]) -> None:
+    with safetensors.safe_open(path, "pt") as stream:
+        found = {key: tuple(stream.get_slice(key).get_shape()) for key in stream.keys()}  # noqa: SIM118
+        kinds = {stream.get_slice(key).get_dtype() for key in stream.keys()}  # noqa: SIM118
+    if found != expected or kinds != {"F32"}:
+        wrong = sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key))[:3]
+        total = sum(math.prod(shape) for shape in found.values())
+        raise ModelFileError(
+            f"The weights in {path} ({total:,} numbers, {', '.join(sorted(kinds))}) do not fit the network that its "
+            f"header describes (first differences: {', '.join(wrong) or 'the number type'}). {_AGAIN}"
+        )

@@ -1,0 +1,290 @@
+"""A bank of synthetic images on disk: made once, memory-mapped, read by workers without a model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ganaug.data.intensity import IntensityMap
+from ganaug.errors import ConfigError, GanaugError, ModelFileError
+from ganaug.files import disk_errors, read_json, write_json
+from ganaug.progress import progress_bar
+from ganaug.sampling.counts import requested_counts
+from ganaug.sampling.folder import check_replaceable, complete_or_absent
+
+FORMAT = "ganaug-bank"
+VERSION = 1
+REGENERATE = "Make the bank again: ganaug sample RUN --out DIR --format bank --overwrite."
+
+
+class ImageSource(Protocol):
+    """What a bank needs of a sampler."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+    @property
+    def shape(self) -> Sequence[int]: ...
+    @property
+    def intensity(self) -> IntensityMap: ...
+    @property
+    def model_sha256(self) -> str: ...
+    def sample(
+        self,
+        labels: Sequence[int],
+        *,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        truncation: float = 1.0,
+    ) -> Any:
+        """Return a float tensor of N×C×H×W in [-1, 1]."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SyntheticBank:
+    """Synthetic images with their classes and origin, in a folder of ``.npy`` files and a JSON header.
+
+    Open one with `SyntheticBank.open`, make one with `SyntheticBank.generate`. Opening reads the headers
+    alone, however many images there are; arrays are mapped on first use and never pickled, so that an
+    instance is safe and cheap to send to data-loading workers.
+    """
+
+    path: Path
+    """The bank's folder, absolute."""
+    classes: tuple[str, ...]
+    """Class names; a label is an index into them."""
+    shape: tuple[int, ...]
+    """Shape of one image, channels first: (C, H, W) or (C, D, H, W)."""
+    intensity: IntensityMap
+    """The way from the stored numbers to [-1, 1] and back."""
+    counts: dict[str, int]
+    """How many images of each class the bank holds."""
+    seed: int
+    truncation: float
+    model_sha256: str
+    """SHA-256 of the model file that made the images."""
+    column_sha256: dict[str, str]
+    """SHA-256 of the label and index columns, checked when each is first used."""
+
+    @classmethod
+    def open(cls, path: str | Path) -> SyntheticBank:
+        """Open the bank in folder `path`.
+
+        Raises:
+            ModelFileError: no bank there, or one that is damaged or of another format version.
+        """
+        folder = Path(path).resolve()
+        header = read_json(folder / "bank.json", ModelFileError, f"Is {folder} a bank? {REGENERATE}")
+        kind = (header.get("format"), header.get("version")) if isinstance(header, dict) else (None, None)
+        if kind != (FORMAT, VERSION):
+            raise ModelFileError(
+                f"{folder} has the format {kind[0]!r}, version {kind[1]!r}; this ganaug reads {FORMAT!r}, "
+                f"version {VERSION}. {REGENERATE}"
+            )
+        try:
+            classes = tuple(str(name) for name in header["classes"])
+            bank = cls(
+                path=folder,
+                classes=classes,
+                shape=tuple(int(size) for size in header["shape"]),
+                intensity=IntensityMap.from_dict(header["intensity"]),
+                counts={name: int(header["counts"][name]) for name in classes},
+                seed=int(header["seed"]),
+                truncation=float(header["truncation"]),
+                model_sha256=str(header["model_sha256"]),
+                column_sha256={name: str(header["sha256"][name]) for name in ("labels", "indices")},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, GanaugError) as problem:
+            raise ModelFileError(
+                f"{folder / 'bank.json'} lacks or garbles a field ({type(problem).__name__}: {problem}). "
+                f"{REGENERATE}"
+            ) from None
+        for name in ("images", "labels", "indices"):
+            bank._map(name)
+        return bank
+
+    @classmethod
+    def generate(
+        cls,
+        gan: ImageSource,
+        path: str | Path,
+        *,
+        counts: Mapping[str, int] | None = None,
+        per_class: int | None = None,
+        balance: str | Path | Mapping[str, int] | None = None,
+        seed: int = 0,
+        truncation: float = 1.0,
+        batch: int = 256,
+        overwrite: bool = False,
+        show_progress: bool = False,
+    ) -> SyntheticBank:
+        """Make the images with `gan`, write them to folder `path`, and return the opened bank.
+
+        The number of images comes from exactly one of `counts` (class → images), `per_class` (the same for
+        all) and `balance` (a labelled folder, or its class → images: each class is filled up to the
+        largest). Nothing appears at `path` before the bank is complete, and a bank that `overwrite`
+        replaces stays until then.
+
+        Raises:
+            ConfigError: no or several counts, or `path` is not empty and may not be replaced.
+            ModelFileError: the folder to balance has other classes than the model.
+        """
+        numbers = requested_counts(gan.classes, counts=counts, per_class=per_class, balance=balance)
+        if batch < 1:
+            raise ConfigError(f"batch is {batch}; an integer of 1 or more was wanted.")
+        folder = Path(path).resolve()
+        check_replaceable(folder, overwrite)
+        labels = np.repeat(np.arange(len(numbers), dtype=np.int64), list(numbers.values()))
+        indices = np.concatenate([np.arange(count, dtype=np.int64) for count in numbers.values()])
+        columns = {"labels": labels, "indices": indices}
+        with disk_errors(folder), complete_or_absent(folder) as unfinished:
+            for name, column in columns.items():
+                with (unfinished / f"{name}.npy").open("wb") as stream:
+                    np.lib.format.write_array(stream, column, allow_pickle=False)
+                    _flush(stream)
+            with (
+                (unfinished / "images.npy").open("wb") as stream,
+                progress_bar("sampling", len(labels), unit="images", show=show_progress) as progress,
+            ):
+                # Plain writes, not a writable memory map: a full disk is then an error and not a bus error.
+                dtype = np.dtype(gan.intensity.dtype)
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(dtype),
+                    "fortran_order": False,
+                    "shape": (len(labels), *gan.shape),
+                }
+                np.lib.format.write_array_header_1_0(stream, header)
+                for start in range(0, len(labels), batch):
+                    part = slice(start, start + batch)
+                    images = _stored(gan, labels[part], indices[part], seed, truncation)
+                    stream.write(np.ascontiguousarray(images, dtype=dtype).data)
+                    progress.update(min(start + batch, len(labels)))
+                _flush(stream)
+            described = {
+                "format": FORMAT,
+                "version": VERSION,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "classes": list(gan.classes),
+                "counts": numbers,
+                "shape": list(gan.shape),
+                "dtype": gan.intensity.dtype,
+                "intensity": gan.intensity.to_dict(),
+                "seed": seed,
+                "truncation": truncation,
+                "model_sha256": gan.model_sha256,
+                "sha256": {
+                    name: hashlib.sha256(column.tobytes()).hexdigest() for name, column in columns.items()
+                },
+            }
+            write_json(unfinished / "bank.json", described)
+        return cls.open(folder)
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """All images, N×C×H×W in the stored dtype: a read-only memory map."""
+        return self._map("images")
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """The label of each image, N int64, read-only."""
+        labels = self._column("labels")
+        if labels.min() < 0 or labels.max() >= len(self.classes):
+            raise ModelFileError(
+                f"{self.path / 'labels.npy'} holds labels from {labels.min()} to {labels.max()}, but the "
+                f"bank has {len(self.classes)} classes. {REGENERATE}"
+            )
+        found = np.bincount(labels, minlength=len(self.classes)).tolist()
+        if found != list(self.counts.values()):
+            raise ModelFileError(
+                f"{self.path / 'labels.npy'} holds {found} images by class, but bank.json says "
+                f"{list(self.counts.values())}. {REGENERATE}"
+            )
+        return labels
+
+    @cached_property
+    def indices(self) -> np.ndarray:
+        """The index of each image within its class and seed, N int64: the i that makes it again."""
+        return self._column("indices")
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def image(self, i: int) -> np.ndarray:
+        """Return a copy of image `i`, C×H×W in the stored dtype."""
+        return np.array(self.images[i])
+
+    def positions(self, label: int) -> np.ndarray:
+        """Return the positions in the bank of the images with `label`, ascending."""
+        return np.flatnonzero(self.labels == label)
+
+    def provenance(self, i: int) -> dict[str, Any]:
+        """Return where image `i` comes from, as values that a batch collate function can stack."""
+        return {
+            "synthetic": True,
+            "label": self.classes[int(self.labels[i])],
+            "source": "noise",
+            "seed": self.seed,
+            "index": int(self.indices[i]),
+            "model_sha256": self.model_sha256,
+            "truncation": self.truncation,
+            "accepted": True,
+            "scores": "{}",
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the memory maps behind: a pickled map would carry every image along."""
+        return {field.name: self.__dict__[field.name] for field in fields(self)}
+
+    def _map(self, name: str) -> np.ndarray:
+        """Map one array and check its header against ``bank.json``, without reading its values."""
+        path = self.path / f"{name}.npy"
+        shape = (len(self), *self.shape) if name == "images" else (len(self),)
+        dtype = np.dtype(self.intensity.dtype if name == "images" else np.int64)
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as problem:
+            raise ModelFileError(
+                f"{path} is missing, cut short or damaged ({problem}). {REGENERATE}"
+            ) from None
+        if array.shape != shape or array.dtype != dtype:
+            raise ModelFileError(
+                f"{path} holds {array.dtype} of shape {array.shape}, but bank.json says {dtype} of shape "
+                f"{shape}. {REGENERATE}"
+            )
+        return array
+
+    def _column(self, name: str) -> np.ndarray:
+        column = self._map(name)
+        if hashlib.sha256(column.data).hexdigest() != self.column_sha256[name]:
+            raise ModelFileError(f"{self.path / name}.npy was changed since it was written. {REGENERATE}")
+        return column
+
+
+def _stored(
+    gan: ImageSource, labels: np.ndarray, indices: np.ndarray, seed: int, truncation: float
+) -> np.ndarray:
+    """Sample one batch and take it to the stored dtype."""
+    images = gan.sample(labels.tolist(), seed=seed, indices=indices.tolist(), truncation=truncation)
+    values = images.detach().cpu().float().numpy()
+    if values.shape != (len(labels), *gan.shape):
+        raise ModelFileError(
+            f"The sampler returned images of shape {values.shape}; {(len(labels), *gan.shape)} was wanted. "
+            "The model file does not fit this version of ganaug: train it again."
+        )
+    if not np.isfinite(values).all():
+        raise ModelFileError(
+            "The model makes images with NaN or infinity: train it again, or take an older snapshot."
+        )
+    return gan.intensity.inverse(values)
+
+
+def _flush(stream: Any) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())

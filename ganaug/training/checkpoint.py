@@ -1,0 +1,83 @@
+"""Checkpoints: the full state of a run, written so that a crash at any moment leaves a good one.
+
+A checkpoint is a folder of safetensors and JSON. It is written under a temporary name, flushed, sealed with a manifest of
+SHA-256 sums, and renamed; the newest two are kept. When the newest one is damaged, the one before it serves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ganaug.errors import GanaugError
+from ganaug.files import fsync_dir, sha256_file, write_json
+
+KEEP = 2
+_SEAL = "SHA256.json"
+
+
+def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+    """Write a checkpoint of `step` into `folder` and drop all but the newest `KEEP`."""
+    final = folder / f"step-{step:09d}"
+    partial = folder / f".partial-{step:09d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        # A clone: the averaged and the trained network may share memory right after a copy.
+        save_file({key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}, partial / "state.safetensors")
+        write_json(partial / "state.json", dict(state))
+        for path in partial.iterdir():
+            _fsync_file(path)
+        write_json(partial / _SEAL, {path.name: sha256_file(path) for path in sorted(partial.iterdir())})
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    fsync_dir(folder)
+    write_json(folder / "latest.json", {"checkpoint": final.name})
+    for old in checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints in `folder`, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """Load the newest good checkpoint.
+
+    Returns:
+        Tensors, state, and a line for each damaged checkpoint that was passed over.
+
+    Raises:
+        GanaugError: there is no good checkpoint.
+    """
+    damaged = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            seal = json.loads((path / _SEAL).read_text())
+            bad = [name for name, wanted in seal.items() if sha256_file(path / name) != wanted]
+            if bad:
+                raise ValueError(f"{', '.join(bad)} does not match its SHA-256")
+            return load_file(path / "state.safetensors"), json.loads((path / "state.json").read_text()), damaged
+        except (OSError, ValueError, AttributeError, SafetensorError) as problem:
+            damaged.append(f"The checkpoint {path} is damaged ({problem}); the one before it is tried.")
+    raise GanaugError(
+        f"There is no good checkpoint in {folder}. {' '.join(damaged)} Start anew with --overwrite."
+    )
+
+
+def _fsync_file(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())

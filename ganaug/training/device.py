@@ -1,0 +1,35 @@
+"""Where to train and in what precision."""
+
+from __future__ import annotations
+
+import torch
+
+from ganaug.errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device for 'auto' (CUDA where there is one), 'cpu', 'cuda' or 'cuda:N'."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device {name} was given; auto, cpu, cuda or cuda:N was wanted.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {name} was given, but this machine has no such GPU. Use --device auto or cpu.")
+    return device
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Return whether to run under bfloat16 autocast: asked for, or 'auto' and the hardware multiplies bfloat16."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and _cpu_multiplies_bf16()
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """AVX-512 BF16 or AMX: elsewhere bfloat16 is emulated and slower than float32."""
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)

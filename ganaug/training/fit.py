@@ -1,0 +1,251 @@
+"""`fit`: a labelled folder in, a run folder out."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ganaug
+from ganaug.config import FitConfig, load_recipe
+from ganaug.data import (
+    IntensityMap,
+    Manifest,
+    choose_size,
+    load_images,
+    require_trainable,
+    resolve_channels,
+    resolve_dtype,
+    scan,
+)
+from ganaug.errors import ConfigError, DataError
+from ganaug.files import disk_errors, prepare_output, write_atomic, write_json
+from ganaug.models.modelfile import ModelHeader
+from ganaug.plugins import load_plugin
+from ganaug.progress import progress_bar
+from ganaug.training.batches import DeviceImages
+from ganaug.training.checkpoint import checkpoints
+from ganaug.training.device import choose_device, use_bf16
+from ganaug.training.loop import Trainer
+from ganaug.training.report import write_report
+from ganaug.training.run import Run
+
+MAY_CHANGE = {"minutes", "kimg", "snapshots", "device"}
+"""Settings that a resumed run may be given anew."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training of a folder would be: all settings resolved, and why."""
+
+    manifest: Manifest
+    """The images that train (rows that the metadata assigns to a test or validation split are left out)."""
+    config: FitConfig
+    recipe: str
+    reasons: tuple[str, ...]
+    """What was chosen and why, a sentence each."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "recipe": self.recipe,
+            "images": len(self.manifest),
+            "classes": self.manifest.counts,
+            "reasons": list(self.reasons),
+            "settings": self.config.to_dict(),
+        }
+
+
+def plan(
+    data: str | Path,
+    *,
+    recipe: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    group_regex: str | None = None,
+    show_progress: bool = False,
+) -> Plan:
+    """Read a labelled folder and decide how to train on it.
+
+    Raises:
+        DataError: the folder cannot be trained on; the message says what to change.
+        ConfigError: a setting does not exist or does not fit.
+    """
+    overrides = dict(settings or {})
+    manifest = scan(Path(data), group_regex=group_regex, show_progress=show_progress).training_part()
+    require_trainable(manifest)
+    asked = FitConfig().updated({k: v for k, v in overrides.items() if k in ("size", "largest", "channels")})
+    channels = resolve_channels(manifest, asked.channels)
+    resolve_dtype(manifest)
+    reasons = []
+    if asked.size is None:
+        size, why = choose_size(manifest, largest=asked.largest)
+        reasons.append(f"Size {size[0]}x{size[1]}: {why}")
+    else:
+        size = (asked.size[0], asked.size[1])
+    if recipe == "auto":
+        recipe, why = choose_recipe(size)
+        reasons.append(why)
+    config = FitConfig().updated(load_recipe(recipe), source=f"recipe {recipe}")
+    config = config.updated({**overrides, "size": size, "channels": channels})
+    load_plugin("ganaug.training.gans", config.model)
+    choose_device(config.device)
+    return Plan(manifest, config, recipe, tuple(reasons))
+
+
+def choose_recipe(size: tuple[int, int]) -> tuple[str, str]:
+    """Return the shipped recipe for images of this size, and the reason."""
+    longest = max(size)
+    name = next((f"px{side}" for side in (16, 32, 64) if longest <= side), "px128")
+    return name, f"Recipe {name}: for images whose longest side is {longest} pixels."
+
+
+def fit(
+    data: str | Path,
+    out: str | Path,
+    *,
+    recipe: str = "auto",
+    group_regex: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    show_progress: bool = False,
+    planned: Plan | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a generator on a labelled folder.
+
+    Args:
+        data: ``DATA/<class>/**/<file>``, or a folder with ``metadata.csv``.
+        out: the run folder to create.
+        recipe: 'auto', the name of a shipped recipe, or the path of a YAML file.
+        group_regex: extracts the patient (group) from each file's path; its hash goes into the training manifest.
+        resume: go on with the run in `out` from its newest checkpoint.
+        overwrite: replace the run in `out`.
+        planned: a plan that `plan` made of the same folder, to save reading it twice.
+        settings: any field of `FitConfig`, such as ``minutes=10`` or ``size=(64, 64)``.
+
+    Returns:
+        The run; `Run.model_path` is the generator.
+
+    Raises:
+        DataError, ConfigError: see `plan`, or the folder is not the one that the run was started with.
+        DivergedError: the training diverged or collapsed.
+        Interrupted: stopped by the user; the state is saved.
+    """
+    run = Run(Path(out))
+    fresh = not (resume and run.config_path.exists())
+    if resume and fresh and run.path.is_dir() and any(run.path.iterdir()):
+        raise ConfigError(f"{run.path} is not a run that can be resumed: it has no config.json. Choose another folder.")
+    if not fresh:
+        planned = _stored_plan(run, data, settings, group_regex, show_progress)
+    elif planned is None:
+        planned = plan(data, recipe=recipe, settings=settings, group_regex=group_regex, show_progress=show_progress)
+    with disk_errors(run.path):
+        if fresh:
+            prepare_output(run.path, overwrite=overwrite, options="--resume or --overwrite")
+            write_json(run.manifest_path, planned.manifest.to_json())
+            write_json(run.config_path, _config_file(planned, group_regex))
+        trainer = _trainer(planned, run, data, group_regex, show_progress)
+        if not fresh and checkpoints(run.checkpoints):
+            _report_damage(trainer.resume())
+            _drop_later_metrics(run, trainer.state.step * planned.config.batch / 1000)
+        with progress_bar("fit", 100.0, unit="%", show=show_progress) as progress:
+            try:
+                trainer.train(progress)
+            finally:
+                if run.model_path.exists():
+                    write_report(run)
+    return run
+
+
+def _trainer(planned: Plan, run: Run, data: str | Path, group_regex: str | None, show_progress: bool) -> Trainer:
+    manifest, config = planned.manifest, planned.config
+    if config.size is None or config.channels is None:
+        raise ConfigError("The plan has no size or channels; make it with ganaug.training.fit.plan.")
+    size = (config.size[0], config.size[1])
+    pixels = load_images(
+        manifest, size=size, channels=config.channels, resize=config.resize, show_progress=show_progress
+    )
+    intensity = IntensityMap.fit(pixels)
+    device = choose_device(config.device)
+    gan = load_plugin("ganaug.training.gans", config.model).GAN(
+        config,
+        size=size,
+        channels=config.channels,
+        classes=len(manifest.classes),
+        device=device,
+        bf16=use_bf16(config.precision, device),
+    )
+    header = ModelHeader(
+        model=config.model,
+        classes=manifest.classes,
+        size=size,
+        channels=config.channels,
+        intensity=intensity,
+        settings=config.to_dict(),
+        training={
+            "images": manifest.counts,
+            "ganaug": ganaug.__version__,
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        },
+    )
+    words = ["ganaug", "fit", str(data), "--out", str(run.path), "--resume"]
+    if group_regex is not None:
+        words += ["--group-regex", group_regex]
+    return Trainer(
+        gan,
+        DeviceImages(pixels, manifest.labels, intensity, device),
+        manifest.labels,
+        config=config,
+        header=header,
+        run=run,
+        resume_command=shlex.join(words),
+    )
+
+
+def _config_file(planned: Plan, group_regex: str | None) -> dict[str, Any]:
+    return {
+        "ganaug": ganaug.__version__,
+        "recipe": planned.recipe,
+        "reasons": list(planned.reasons),
+        "group_regex": group_regex,
+        "settings": planned.config.to_dict(),
+    }
+
+
+def _stored_plan(
+    run: Run, data: str | Path, settings: Mapping[str, Any], group_regex: str | None, show_progress: bool
+) -> Plan:
+    """Return the plan of a run that is resumed, after checking that the folder is still the same."""
+    fixed = sorted(set(settings) - MAY_CHANGE)
+    if fixed:
+        raise ConfigError(
+            f"A resumed run keeps its settings, but {', '.join(fixed)} was given. Leave it out, or start a new run; "
+            f"only {', '.join(sorted(MAY_CHANGE))} may change."
+        )
+    config = run.config().updated(settings)
+    manifest = scan(Path(data), group_regex=group_regex, show_progress=show_progress).training_part()
+    before = {(entry["path"], entry["sha256"]) for entry in run.train_manifest()["files"]}
+    now = {(item.path, item.sha256) for item in manifest.items}
+    if before != now:
+        raise DataError(
+            f"{data} is not the folder that {run.path} was started with: {len(before - now)} files are missing or "
+            f"changed and {len(now - before)} are new. Give the same folder, or start a new run."
+        )
+    return Plan(manifest, config, "stored", ())
+
+
+def _report_damage(lines: list[str]) -> None:
+    import sys
+
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+def _drop_later_metrics(run: Run, kimg: float) -> None:
+    """Forget snapshots that were written after the checkpoint which the run resumes from."""
+    lines = run.metrics_path.read_text(encoding="utf-8").splitlines() if run.metrics_path.exists() else []
+    kept = [line for line, row in zip(lines, run.metrics(), strict=False) if row["kimg"] <= kimg + 1e-6]
+    write_atomic(run.metrics_path, "".join(f"{line}\n" for line in kept).encode())

@@ -1,0 +1,60 @@
+"""Guards: numbers that left the finite range, and classes that collapsed to one image."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganaug.errors import DivergedError
+
+COLLAPSED = 0.1
+"""A class whose samples are this much closer to each other than its real images has collapsed."""
+
+
+class FiniteGuard:
+    """Counts skipped steps: rolls back after 3 in a row, gives up after 2 rollbacks."""
+
+    def __init__(self, *, patience: int = 3, rollbacks: int = 2) -> None:
+        self.patience, self.allowed = patience, rollbacks
+        self.in_a_row = self.skipped = self.rollbacks = 0
+
+    def must_roll_back(self, finite: bool) -> bool:
+        """Take note of a step; return whether the run must go back to its last checkpoint.
+
+        Raises:
+            DivergedError: the rollbacks are used up.
+        """
+        if finite:
+            self.in_a_row = 0
+            return False
+        self.in_a_row += 1
+        self.skipped += 1
+        if self.in_a_row < self.patience:
+            return False
+        if self.rollbacks >= self.allowed:
+            raise DivergedError(
+                f"The training left the finite numbers {self.patience} steps in a row, again after "
+                f"{self.rollbacks} rollbacks. The last good state is kept. Try a larger --set gamma=… or a smaller "
+                "--set lr=…, or --set precision=fp32."
+            )
+        self.in_a_row = 0
+        self.rollbacks += 1
+        return True
+
+
+def pairwise_distance(images: Tensor) -> float:
+    """Return the mean Euclidean distance between all pairs of images (N×…); 0 for fewer than two."""
+    if len(images) < 2:
+        return 0.0
+    return float(torch.pdist(images.flatten(1).float()).mean())
+
+
+def class_diversity(fakes: Tensor, labels: Tensor, real: np.ndarray) -> np.ndarray:
+    """Return, for each class, the mean pairwise distance of the fakes over that of the real images.
+
+    1 is as diverse as the data; near 0 the class has collapsed to one image, which no global distance shows.
+    `real` holds the mean distances of the real classes; where it is 0 (identical images) the ratio is 1.
+    """
+    distances = np.array([pairwise_distance(fakes[labels == c]) for c in range(len(real))])
+    return np.where(real > 0, distances / np.maximum(real, 1e-12), 1.0)

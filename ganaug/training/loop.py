@@ -1,0 +1,195 @@
+"""The one training loop: batches in, steps, snapshots, checkpoints; it can stop at any moment and go on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganaug.config import FitConfig
+from ganaug.data.pictures import picture_grid, save_picture
+from ganaug.errors import DivergedError, Interrupted
+from ganaug.models.latents import latents_for
+from ganaug.models.modelfile import ModelHeader, save_model
+from ganaug.progress import Progress
+from ganaug.training.batches import BalancedBatches, DeviceImages
+from ganaug.training.checkpoint import load_checkpoint, save_checkpoint
+from ganaug.training.guards import COLLAPSED, FiniteGuard, class_diversity, pairwise_distance
+from ganaug.training.run import Run
+
+WATCHED = 24
+"""Images of each class in a snapshot's diversity."""
+
+
+class TrainableGAN(Protocol):
+    """What the loop asks of a GAN; see `ganaug.training.gans`."""
+
+    average: torch.nn.Module
+    attempt: int
+
+    def step(self, images: Tensor, labels: Tensor, step: int, progress: float) -> dict[str, Tensor]: ...
+    def sample(self, latents: Tensor, labels: Tensor) -> Tensor: ...
+    def tensors(self) -> dict[str, Tensor]: ...
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None: ...
+
+
+@dataclass
+class _State:
+    step: int = 0
+    elapsed_s: float = 0.0
+    snapshots: int = 0
+
+
+class Trainer:
+    """Trains a GAN into a run folder.
+
+    Args:
+        gan: networks, optimizers and the step.
+        images: the training images.
+        labels: their classes (N integers).
+        header: what the model file will say.
+        run: where everything goes.
+        resume_command: what the user types to go on after an interruption.
+    """
+
+    def __init__(
+        self,
+        gan: TrainableGAN,
+        images: DeviceImages,
+        labels: np.ndarray,
+        *,
+        config: FitConfig,
+        header: ModelHeader,
+        run: Run,
+        resume_command: str,
+    ) -> None:
+        self.gan, self.images, self.config = gan, images, config
+        self.header, self.run, self.resume_command = header, run, resume_command
+        self.batches = BalancedBatches(labels, power=config.class_power, seed=config.seed)
+        self.real_distances = np.array(
+            [pairwise_distance(images.batch(members[:WATCHED])[0]) for members in self.batches.members]
+        )
+        self.state = _State()
+        self.guard = FiniteGuard()
+
+    def fraction(self) -> float:
+        """Return how much of the training is done, in [0, 1]: by the clock, or by the images shown."""
+        if self.config.minutes is not None:
+            return min(1.0, self.state.elapsed_s / (60 * self.config.minutes))
+        return min(1.0, self.state.step * self.config.batch / (1000 * self.config.kimg))
+
+    def train(self, progress: Progress) -> dict[str, Any]:
+        """Train to the end and return the last snapshot's metrics.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; the state is saved.
+            DivergedError: rollbacks did not help, or every class collapsed.
+        """
+        metrics: dict[str, Any] = {}
+        note = ""
+        with _stop_signal() as stop:
+            while (done := self.fraction()) < 1.0:
+                start = time.monotonic()
+                images, labels = self.images.batch(self.batches.batch(self.state.step, self.config.batch))
+                losses = self.gan.step(images, labels, self.state.step, done)
+                self.state.step += 1
+                finite = bool(torch.isfinite(sum(losses.values(), torch.zeros((), device=images.device))))
+                self.state.elapsed_s += time.monotonic() - start
+                if self.guard.must_roll_back(finite):
+                    self._roll_back()
+                    continue
+                if self.fraction() * self.config.snapshots >= self.state.snapshots + 1 or self.fraction() >= 1:
+                    start = time.monotonic()
+                    metrics = self._snapshot(losses)
+                    self.state.elapsed_s += time.monotonic() - start
+                    note = f"diversity {metrics['diversity']:.2f} (least {metrics['diversity_least']:.2f})"
+                progress.update(100 * self.fraction(), note)
+                if stop.is_set():
+                    self.save()
+                    raise Interrupted(f"Stopped. The state is saved; go on with:\n  {self.resume_command}")
+        if metrics and metrics["diversity"] < COLLAPSED:
+            raise DivergedError(
+                f"The generator collapsed: within a class its images differ {metrics['diversity']:.2f} times as much "
+                "as the real ones. The run is kept for a look. Try a larger --set gamma=…, or more images."
+            )
+        return metrics
+
+    def save(self) -> None:
+        """Write a checkpoint of the present state."""
+        state = {**vars(self.state), "attempt": self.gan.attempt, "skipped": self.guard.skipped}
+        save_checkpoint(self.run.checkpoints, self.state.step, self.gan.tensors(), state)
+
+    def resume(self) -> list[str]:
+        """Load the newest good checkpoint; return a line for each damaged one that was passed over."""
+        tensors, state, damaged = load_checkpoint(self.run.checkpoints)
+        self.gan.load_tensors(tensors)
+        self.gan.attempt = int(state["attempt"])
+        self.guard.skipped = int(state["skipped"])
+        self.state = _State(int(state["step"]), float(state["elapsed_s"]), int(state["snapshots"]))
+        return damaged
+
+    def _roll_back(self) -> None:
+        elapsed, attempt = self.state.elapsed_s, self.gan.attempt + 1
+        self.resume()
+        # Not the same numbers again: another attempt draws other latents, at half the learning rate.
+        self.state.elapsed_s, self.gan.attempt = elapsed, attempt
+
+    def _snapshot(self, losses: dict[str, Tensor]) -> dict[str, Any]:
+        self.state.snapshots = max(self.state.snapshots + 1, int(self.fraction() * self.config.snapshots))
+        classes = range(len(self.header.classes))
+        labels = [c for c in classes for _ in range(WATCHED)]
+        latents = latents_for(labels, [*range(WATCHED)] * len(classes), seed=0, dim=self.config.latent_dim)
+        chunks = zip(latents.split(256), torch.tensor(labels).split(256), strict=True)
+        fakes = torch.cat([self.gan.sample(z, c).cpu() for z, c in chunks])
+        ratios = class_diversity(fakes, torch.tensor(labels), self.real_distances)
+        kimg = self.state.step * self.config.batch / 1000
+        metrics: dict[str, Any] = {
+            "kimg": round(kimg, 3),
+            "seconds": round(self.state.elapsed_s, 1),
+            "images_per_second": round(1000 * kimg / max(self.state.elapsed_s, 1e-9), 1),
+            "diversity": round(float(ratios.mean()), 4),
+            "diversity_least": round(float(ratios.min()), 4),
+            "diversity_least_class": self.header.classes[int(ratios.argmin())],
+            "diversity_by_class": {name: round(float(r), 4) for name, r in zip(self.header.classes, ratios, strict=True)},
+            "skipped_steps": self.guard.skipped,
+            **{key: round(float(value), 5) for key, value in losses.items()},
+        }
+        with self.run.metrics_path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(metrics) + "\n")
+        shown = [fakes[c * WATCHED : c * WATCHED + 10].numpy() for c in classes][:20]
+        picture = picture_grid(shown, self.header.classes[:20])
+        save_picture(picture, self.run.images / f"kimg-{kimg:08.1f}.png")
+        training = {**self.header.training, "kimg": kimg, "seconds": self.state.elapsed_s}
+        save_model(self.run.model_path, self.gan.average, ModelHeader(**{**vars(self.header), "training": training}))
+        self.save()
+        return metrics
+
+
+@contextmanager
+def _stop_signal() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C or SIGTERM sets; a second Ctrl-C stops at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def stop(number: int, _frame: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,78 @@
+"""The page that a run leaves for people: the last pictures, the curves, the settings."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+from ganaug.files import write_atomic
+from ganaug.training.run import Run
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>ganaug run {{ name }}</title>
+<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+img{max-width:100%}td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #ddd}
+pre{background:#f5f5f5;padding:1rem;overflow:auto}</style>
+<h1>Run {{ name }}</h1>
+<p>{{ last.kimg }} thousand images shown in {{ "%.1f"|format(last.seconds / 60) }} minutes
+({{ last.images_per_second }} images/s). {{ last.skipped_steps }} steps were skipped for non-finite numbers.</p>
+<h2>Synthetic images</h2>
+<p>One row a class, always from the same latents.</p>
+<img alt="Synthetic images, one row for each class" src="data:image/png;base64,{{ picture }}">
+<h2>Diversity within each class</h2>
+<p>Mean pixel distance between samples of a class, over the same for its real images. 1 is as diverse as the data; near 0 the
+class shows one image again and again.</p>
+<table><tr><th>class</th><th>training images</th><th>diversity</th></tr>
+{% for class, value in last.diversity_by_class.items() %}
+<tr><td>{{ class }}</td><td>{{ counts[class] }}</td><td>{{ "%.2f"|format(value) }}</td></tr>
+{% endfor %}</table>
+<h2>Over the training</h2>
+<img alt="Diversity and losses over the training" src="data:image/png;base64,{{ curves }}">
+<h2>Settings</h2><pre>{{ settings }}</pre></html>
+"""
+
+
+def write_report(run: Run) -> None:
+    """Write `report.html` from the run's metrics and pictures; nothing is loaded from elsewhere."""
+    import jinja2
+
+    rows = run.metrics()
+    pictures = sorted(run.images.glob("*.png"))
+    if not rows or not pictures:
+        return
+    manifest = run.train_manifest()
+    counts = dict.fromkeys(manifest["classes"], 0)
+    for entry in manifest["files"]:
+        label = entry["label"]
+        counts[label if isinstance(label, str) else manifest["classes"][label]] += 1
+    page = jinja2.Environment(autoescape=True).from_string(_PAGE)
+    html = page.render(
+        name=run.path.resolve().name,
+        last=rows[-1],
+        counts=counts,
+        picture=base64.b64encode(pictures[-1].read_bytes()).decode(),
+        curves=base64.b64encode(_curves(rows)).decode(),
+        settings=json.dumps(run.config().to_dict(), indent=2),
+    )
+    write_atomic(run.report_path, html.encode())
+
+
+def _curves(rows: list[dict[str, Any]]) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    kimg = [row["kimg"] for row in rows]
+    left.plot(kimg, [row["diversity"] for row in rows], "o-", label="mean of the classes")
+    left.plot(kimg, [row["diversity_least"] for row in rows], "o-", label="least class")
+    left.set(xlabel="thousand images", ylabel="diversity over real", ylim=(0, None))
+    for key in ("loss_d", "loss_g"):
+        right.plot(kimg, [row.get(key) for row in rows], "o-", label=key)
+    right.set(xlabel="thousand images", ylabel="loss at the snapshot")
+    for axes in (left, right):
+        axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()

@@ -1,0 +1,76 @@
+"""The run folder: what a training leaves behind, and where."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ganaug.config import FitConfig
+from ganaug.errors import ConfigError
+from ganaug.files import read_json
+from ganaug.models.modelfile import FILE_NAME
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder on disk."""
+
+    path: Path
+
+    @property
+    def model_path(self) -> Path:
+        """The averaged generator."""
+        return self.path / FILE_NAME
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved settings."""
+        return self.path / "config.json"
+
+    @property
+    def manifest_path(self) -> Path:
+        """SHA-256 and group hash of every training file."""
+        return self.path / "train_manifest.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object a line, one line a snapshot."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the full states."""
+        return self.path / "checkpoints"
+
+    @property
+    def images(self) -> Path:
+        """Folder of one picture for each snapshot, always of the same latents."""
+        return self.path / "images"
+
+    @property
+    def report_path(self) -> Path:
+        """A page for people."""
+        return self.path / "report.html"
+
+    def config(self) -> FitConfig:
+        """Read the settings of the run."""
+        values = read_json(self.config_path, ConfigError, "Is this a run folder that 'ganaug fit' wrote?")
+        return FitConfig.from_dict(values["settings"], source=str(self.config_path))
+
+    def train_manifest(self) -> dict[str, Any]:
+        """Read the manifest of the training files."""
+        return read_json(self.manifest_path, ConfigError, "Is this a run folder that 'ganaug fit' wrote?")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Read the snapshots' metrics, oldest first; a line cut short by a crash is left out."""
+        if not self.metrics_path.exists():
+            return []
+        rows = []
+        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
