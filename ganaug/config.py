@@ -60,6 +60,8 @@ class FitConfig:
     """Channels in a group of the 3×3 convolutions (R3GAN, appendix)."""
     expansion: float = 2.0
     """Width of a block's inner convolution over its outer width (inverted bottleneck)."""
+    stem: int = 1
+    """Factor by which the finest residual stage is coarser than the image; 2 makes a step about four times cheaper."""
     base: int = 4
     """The longest side of the base grid stays below twice this many pixels."""
 
@@ -101,6 +103,7 @@ class FitConfig:
             "label_dim": (1 <= self.label_dim <= 4096, "1 to 4096"),
             "widths": (len(self.widths) > 0 and min(self.widths) >= 1, "a list of positive channel counts"),
             "blocks": (self.blocks >= 1, "at least 1"),
+            "stem": (self.stem in (1, 2, 4), "1, 2 or 4"),
             "base": (self.base >= 2, "at least 2"),
             "burn_in": (0 < self.burn_in <= 1, "above 0 and at most 1"),
             "penalty_every": (self.penalty_every >= 1, "at least 1"),

@@ -155,7 +155,7 @@ def scan(
         raise DataError(
             f"{len(skipped):,} of {count(len(entries), 'file')} in {shown} cannot be read, more than the "
             f"{max_unreadable:.0%} that are skipped: {named}{'; …' if len(skipped) > 3 else ''}. Repair or "
-            "remove them; 'ganaug inspect' lists all where they are fewer."
+            "remove them, or copy them again from their source."
         )
     return Manifest(root, listing.classes, tuple(items), tuple(skipped), listing.ignored)
 

@@ -23,7 +23,7 @@ from ganaug.progress import Progress, Silent
 
 _WIDTHS = (32, 64, 128)
 _LARGEST_FIRST_GRID = 40
-"""Above this many pixels a side narrow stride-2 stages come first: cheaper, and each later pixel sees more."""
+"""Above this many pixels a side narrow stride-2 stages come first: cheaper, and later pixels see more."""
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ The variance of the difference is put together from its components (two-way anal
 by class): seeds + images − their interaction, which both of the first two contain. In simulations of this
 design (5 to 10 seeds, 300 images; `tests/evaluation/test_stats.py` repeats them) the 95 % interval covers the
 truth in 95 to 99 % of the cases; the whole interval lies above the truth in 3 % at most. The pigeonhole
-bootstrap (Owen 2007, The Annals of Applied Statistics 1) with Student's t covers 95 to 100 % with intervals up
-to 1.6 times as wide: it counts the interaction three times. The weak spot is a class of some 5 test images,
-nearly all of them right: 91 to 94 %, because too small a gain is reported, not too large a one.
+bootstrap (Owen 2007, The Annals of Applied Statistics 1) with Student's t covers 95 to 100 % with intervals
+up to 1.6 times as wide: it counts the interaction three times. The weak spot is a class of some 5 test
+images, nearly all of them right: 91 to 94 %, because too small a gain is reported, not too large a one.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def verdict(
 
     "helps" when the whole interval lies above 0; "does not help" when it lies below `smallest_gain`, in
     points, the smallest gain that would be worth the trouble; "cannot tell" otherwise, with fewer than
-    `MIN_SEEDS` seeds, and when nothing differed (no difference on any image says little of how large one could
-    be).
+    `MIN_SEEDS` seeds, and when nothing differed (which says little of how large a difference
+    could be).
     """
     numbers = (
         f"{diff.mean:+.1f} points of balanced accuracy against {baseline} (95 % interval {diff.low:+.1f} to "

@@ -72,8 +72,8 @@ def run_study(
 
     Raises:
         ConfigError: an unknown or repeated arm or seed, fewer than 2 seeds, or a bank with too few images.
-        DataError: images or labels of the wrong form, a class without training or with fewer than 2 test
-        images. ModelFileError: the bank has other classes.
+        DataError: images or labels of the wrong form, no training or fewer than 2 test images of a class.
+        ModelFileError: the bank has other classes.
     """
     arms, seeds = tuple(arms), tuple(int(seed) for seed in seeds)
     _check_names(arms, seeds)
@@ -120,7 +120,7 @@ def run_study(
     settings = {
         "steps": steps,
         "batch": batch,
-        "sampling_strategy": sampling_strategy if isinstance(sampling_strategy, str | float) else "custom",
+        "sampling_strategy": "custom" if callable(sampling_strategy) else sampling_strategy,
         "synthetic_share": synthetic_share,
         "smallest_gain": smallest_gain,
         "augment": asdict(augment),
@@ -172,7 +172,7 @@ def check_images(
         )
     if shape is not None and images.shape[1:] != shape:
         raise DataError(
-            f"The {part} images are of {images.shape[1:]} (C×H×W), the training images of {shape}; one shape is "
+            f"The {part} images are of {images.shape[1:]} (C×H×W), the others of {shape}; one shape is "
             "wanted. Load both with the run's own size and channels."
         )
     if len(labels) and not 0 <= np.min(labels) <= np.max(labels) < len(classes):

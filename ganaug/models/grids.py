@@ -17,6 +17,11 @@ def stage_grids(size: Sequence[int], base: int) -> list[tuple[int, ...]]:
     return [tuple(max(1, int(side / 2**k + 0.5)) for side in size) for k in range(halvings, -1, -1)]
 
 
+def coarser(size: Sequence[int], factor: int) -> tuple[int, ...]:
+    """Return `size` divided by `factor`, rounded up."""
+    return tuple(-(-side // factor) for side in size)
+
+
 def stage_widths(widths: Sequence[int], stages: int) -> list[int]:
     """Return the channels of each stage: `widths` from the base grid up, its last entry repeated as needed."""
     return [widths[min(i, len(widths) - 1)] for i in range(stages)]

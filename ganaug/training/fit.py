@@ -5,22 +5,11 @@ from __future__ import annotations
 import datetime
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ganaug
-from ganaug.config import FitConfig, load_recipe
-from ganaug.data import (
-    IntensityMap,
-    Manifest,
-    choose_size,
-    load_images,
-    require_trainable,
-    resolve_channels,
-    resolve_dtype,
-    scan,
-)
+from ganaug.data import IntensityMap, load_images, scan
 from ganaug.errors import ConfigError, DataError
 from ganaug.files import disk_errors, prepare_output, write_atomic, write_json
 from ganaug.models.modelfile import ModelHeader
@@ -28,78 +17,14 @@ from ganaug.plugins import load_plugin
 from ganaug.progress import progress_bar
 from ganaug.training.batches import DeviceImages
 from ganaug.training.checkpoint import checkpoints
-from ganaug.training.device import choose_device, use_bf16
+from ganaug.models.device import choose_device, use_bf16
 from ganaug.training.loop import Trainer
+from ganaug.training.plan import Plan, make_plan
 from ganaug.training.report import write_report
 from ganaug.training.run import Run
 
 MAY_CHANGE = {"minutes", "kimg", "snapshots", "device"}
 """Settings that a resumed run may be given anew."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a training of a folder would be: all settings resolved, and why."""
-
-    manifest: Manifest
-    """The images that train (rows that the metadata assigns to a test or validation split are left out)."""
-    config: FitConfig
-    recipe: str
-    reasons: tuple[str, ...]
-    """What was chosen and why, a sentence each."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON values."""
-        return {
-            "recipe": self.recipe,
-            "images": len(self.manifest),
-            "classes": self.manifest.counts,
-            "reasons": list(self.reasons),
-            "settings": self.config.to_dict(),
-        }
-
-
-def plan(
-    data: str | Path,
-    *,
-    recipe: str = "auto",
-    settings: Mapping[str, Any] | None = None,
-    group_regex: str | None = None,
-    show_progress: bool = False,
-) -> Plan:
-    """Read a labelled folder and decide how to train on it.
-
-    Raises:
-        DataError: the folder cannot be trained on; the message says what to change.
-        ConfigError: a setting does not exist or does not fit.
-    """
-    overrides = dict(settings or {})
-    manifest = scan(Path(data), group_regex=group_regex, show_progress=show_progress).training_part()
-    require_trainable(manifest)
-    asked = FitConfig().updated({k: v for k, v in overrides.items() if k in ("size", "largest", "channels")})
-    channels = resolve_channels(manifest, asked.channels)
-    resolve_dtype(manifest)
-    reasons = []
-    if asked.size is None:
-        size, why = choose_size(manifest, largest=asked.largest)
-        reasons.append(f"Size {size[0]}x{size[1]}: {why}")
-    else:
-        size = (asked.size[0], asked.size[1])
-    if recipe == "auto":
-        recipe, why = choose_recipe(size)
-        reasons.append(why)
-    config = FitConfig().updated(load_recipe(recipe), source=f"recipe {recipe}")
-    config = config.updated({**overrides, "size": size, "channels": channels})
-    load_plugin("ganaug.training.gans", config.model)
-    choose_device(config.device)
-    return Plan(manifest, config, recipe, tuple(reasons))
-
-
-def choose_recipe(size: tuple[int, int]) -> tuple[str, str]:
-    """Return the shipped recipe for images of this size, and the reason."""
-    longest = max(size)
-    name = next((f"px{side}" for side in (16, 32, 64) if longest <= side), "px128")
-    return name, f"Recipe {name}: for images whose longest side is {longest} pixels."
 
 
 def fit(
@@ -123,14 +48,14 @@ def fit(
         group_regex: extracts the patient (group) from each file's path; its hash goes into the training manifest.
         resume: go on with the run in `out` from its newest checkpoint.
         overwrite: replace the run in `out`.
-        planned: a plan that `plan` made of the same folder, to save reading it twice.
+        planned: what `ganaug.training.plan.make_plan` made of the same folder, to save reading it twice.
         settings: any field of `FitConfig`, such as ``minutes=10`` or ``size=(64, 64)``.
 
     Returns:
         The run; `Run.model_path` is the generator.
 
     Raises:
-        DataError, ConfigError: see `plan`, or the folder is not the one that the run was started with.
+        DataError, ConfigError: see `make_plan`, or the folder is not the one that the run was started with.
         DivergedError: the training diverged or collapsed.
         Interrupted: stopped by the user; the state is saved.
     """
@@ -141,7 +66,8 @@ def fit(
     if not fresh:
         planned = _stored_plan(run, data, settings, group_regex, show_progress)
     elif planned is None:
-        planned = plan(data, recipe=recipe, settings=settings, group_regex=group_regex, show_progress=show_progress)
+        manifest = scan(Path(data), group_regex=group_regex, show_progress=show_progress)
+        planned = make_plan(manifest, recipe=recipe, settings=settings)
     with disk_errors(run.path):
         if fresh:
             prepare_output(run.path, overwrite=overwrite, options="--resume or --overwrite")
@@ -162,18 +88,15 @@ def fit(
 
 def _trainer(planned: Plan, run: Run, data: str | Path, group_regex: str | None, show_progress: bool) -> Trainer:
     manifest, config = planned.manifest, planned.config
-    if config.size is None or config.channels is None:
-        raise ConfigError("The plan has no size or channels; make it with ganaug.training.fit.plan.")
-    size = (config.size[0], config.size[1])
     pixels = load_images(
-        manifest, size=size, channels=config.channels, resize=config.resize, show_progress=show_progress
+        manifest, size=planned.size, channels=planned.channels, resize=config.resize, show_progress=show_progress
     )
     intensity = IntensityMap.fit(pixels)
     device = choose_device(config.device)
     gan = load_plugin("ganaug.training.gans", config.model).GAN(
         config,
-        size=size,
-        channels=config.channels,
+        size=planned.size,
+        channels=planned.channels,
         classes=len(manifest.classes),
         device=device,
         bf16=use_bf16(config.precision, device),
@@ -181,8 +104,8 @@ def _trainer(planned: Plan, run: Run, data: str | Path, group_regex: str | None,
     header = ModelHeader(
         model=config.model,
         classes=manifest.classes,
-        size=size,
-        channels=config.channels,
+        size=planned.size,
+        channels=planned.channels,
         intensity=intensity,
         settings=config.to_dict(),
         training={

@@ -18,7 +18,7 @@ def windows(draw: st.DrawFn) -> IntensityMap:
     return IntensityMap("window", low, high, dtype)
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True)
 @given(windows(), st.data())
 def test_values_inside_the_window_come_back_within_one_level(
     window: IntensityMap, data: st.DataObject
@@ -33,7 +33,7 @@ def test_values_inside_the_window_come_back_within_one_level(
     assert np.abs(back.astype(int) - stored.astype(int)).max() <= 1
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True)
 @given(windows(), st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
 def test_inverse_never_leaves_the_window(window: IntensityMap, values: list[float]) -> None:
     stored = window.inverse(np.array(values)).astype(float)
@@ -100,6 +100,7 @@ def test_fit_refuses_what_it_has_no_map_for(images: list[np.ndarray]) -> None:
         IntensityMap.fit(images)
 
 
+@settings(deadline=None, derandomize=True)
 @given(windows())
 def test_the_dictionary_gives_the_map_back(window: IntensityMap) -> None:
     assert IntensityMap.from_dict(window.to_dict()) == window

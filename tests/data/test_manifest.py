@@ -185,8 +185,8 @@ def test_the_table_gives_labels_groups_and_splits(tmp_path: Path) -> None:
     make_folder(tmp_path, {"x": 4})
     write_table(
         tmp_path,
-        "\ufeffage, file_name ,label,group,split,synthetic\n"
-        "40,x/001.png,sick,p1,Train,true\n\n41,x\\000.png,healthy,,,\n42, x/002.png ,sick,p1,test,false\n",
+        "\ufefffile_name,age, label ,group,split,synthetic\n"
+        "x/001.png,40,sick,p1,Train,true\n\nx\\000.png,41,healthy,,,\n x/002.png ,42,sick,p1,test,false\n",
     )
     manifest = scan(tmp_path)
     assert manifest.classes == ("healthy", "sick")
@@ -248,8 +248,8 @@ def test_a_table_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 def test_a_table_cannot_reach_out_through_a_link(tmp_path: Path) -> None:
     make_folder(tmp_path / "data", {"x": 2})
     save(tmp_path / "private" / "y.png", pixels(0))
-    (tmp_path / "data" / "link").symlink_to(tmp_path / "private")
-    write_table(tmp_path / "data", "file_name,label\nx/000.png,a\nlink/y.png,b\n")
+    (tmp_path / "data" / ".link").symlink_to(tmp_path / "private")
+    write_table(tmp_path / "data", "file_name,label\nx/000.png,a\n.link/y.png,b\n")
     with pytest.raises(DataError, match="leads out of the folder"):
         scan(tmp_path / "data")
 

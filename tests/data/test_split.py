@@ -1,4 +1,5 @@
 from collections import Counter
+from random import Random
 
 import numpy as np
 import pytest
@@ -29,17 +30,21 @@ def sides(items: list[tuple[int, str]], fraction: float, seed: int) -> dict[str,
     return {group: group in {groups[i] for i in test} for group in groups}
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True)
 @given(mixed_items, fractions, st.integers(0, 2**31), st.randoms())
-def test_no_group_is_cut_and_the_order_of_files_does_not_matter(items, fraction, seed, random) -> None:
+def test_no_group_is_cut_and_the_order_of_files_does_not_matter(
+    items: list[tuple[int, str]], fraction: float, seed: int, random: Random
+) -> None:
     shuffled = list(items)
     random.shuffle(shuffled)
     assert sides(items, fraction, seed) == sides(shuffled, fraction, seed)
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True)
 @given(pure_items, fractions, st.integers(0, 2**31))
-def test_a_class_of_two_groups_is_on_both_sides_and_one_group_is_trained_on(items, fraction, seed) -> None:
+def test_a_class_of_two_groups_is_on_both_sides_and_one_group_is_trained_on(
+    items: list[tuple[int, str]], fraction: float, seed: int
+) -> None:
     found = sides(items, fraction, seed)
     for label in {label for label, _ in items}:
         of_class = [found[group] for group in {group for other, group in items if other == label}]
@@ -49,9 +54,11 @@ def test_a_class_of_two_groups_is_on_both_sides_and_one_group_is_trained_on(item
             assert of_class == [False]
 
 
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=4), fractions, st.integers(0, 2**31))
-def test_single_images_are_split_by_the_exact_fraction_in_each_class(counts, fraction, seed) -> None:
+def test_single_images_are_split_by_the_exact_fraction_in_each_class(
+    counts: list[int], fraction: float, seed: int
+) -> None:
     items = [(label, f"{label}-{i}") for label, n in enumerate(counts) for i in range(n)]
     found = sides(items, fraction, seed)
     held_out = Counter(label for label, group in items if found[group])

@@ -133,7 +133,9 @@ def test_settings_out_of_range_are_config_errors(settings: dict[str, object], me
         ([(50, 50), (52, 51)], 30, 16, (16, 16), "multiple of 16"),
     ],
 )
-def test_the_proposed_size(sizes, largest, multiple, wanted, words) -> None:
+def test_the_proposed_size(
+    sizes: list[tuple[int, int]], largest: int, multiple: int, wanted: tuple[int, int], words: str
+) -> None:
     size, reason = choose_size(sized(*sizes), largest=largest, multiple=multiple)
     assert size == wanted
     assert words in reason

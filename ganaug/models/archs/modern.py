@@ -15,15 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganaug.models.grids import stage_grids, stage_widths
+from ganaug.models.conv import Conv
+from ganaug.models.grids import coarser, stage_grids, stage_widths
 
 FILM_ABOVE = 8
 """FiLM acts in stages whose longest side is above this many pixels: class details, not global layout."""
-
-
-def _conv(dims: int, inputs: int, outputs: int, kernel: int, *, groups: int = 1, bias: bool = False) -> nn.Module:
-    layer = nn.Conv2d if dims == 2 else nn.Conv3d
-    return layer(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=bias)
 
 
 def _groups(width: int, group_width: int) -> int:
@@ -48,13 +44,10 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         inner = max(group_width, round(width * expansion / group_width) * group_width)
-        self.reduce = _conv(dims, width, inner, 1, bias=True)
-        self.spatial = _conv(dims, inner, inner, 3, groups=_groups(inner, group_width), bias=True)
-        self.expand = _conv(dims, inner, width, 1)
+        self.reduce = Conv(dims, width, inner, 1)
+        self.spatial = Conv(dims, inner, inner, 3, groups=_groups(inner, group_width))
+        self.expand = Conv(dims, inner, width, 1, bias=False)
         self.film = nn.Linear(label_dim, 2 * inner) if label_dim is not None else None
-        for layer in (self.reduce, self.spatial):
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
-            nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.expand.weight)
         if self.film is not None:
             nn.init.zeros_(self.film.weight)
@@ -94,10 +87,12 @@ class Generator(nn.Module):
         group_width: int,
         expansion: float,
         base: int,
+        stem: int,
     ) -> None:
         super().__init__()
         dims = len(size)
-        self.grids = stage_grids(size, base)
+        self.size = tuple(size)
+        self.grids = stage_grids(coarser(size, stem), base)
         stages = stage_widths(widths, len(self.grids))
         self.mode = "bilinear" if dims == 2 else "trilinear"
         self.embed = nn.Embedding(classes, label_dim)
@@ -106,7 +101,7 @@ class Generator(nn.Module):
         self.changes = nn.ModuleList()
         previous = stages[0]
         for width, grid in zip(stages, self.grids, strict=True):
-            change = nn.Identity() if width == previous else _conv(dims, previous, width, 1)
+            change = nn.Identity() if width == previous else Conv(dims, previous, width, 1, bias=False)
             self.changes.append(change)
             film = label_dim if max(grid) > FILM_ABOVE else None
             self.stages.append(
@@ -116,12 +111,13 @@ class Generator(nn.Module):
                 )
             )
             previous = width
-        self.output = _conv(dims, previous, channels, 1, bias=True)
+        # With a stem the residual stages stop at a coarser grid, and one plain convolution draws the finest details.
+        self.head = Conv(dims, previous, previous, 3) if stem > 1 else None
+        self.output = Conv(dims, previous, channels, 1)
         nn.init.normal_(self.embed.weight)
         nn.init.normal_(self.input.weight, std=1 / math.sqrt(latent_dim + label_dim))
         nn.init.zeros_(self.input.bias)
         nn.init.normal_(self.output.weight, std=1 / math.sqrt(previous))
-        nn.init.zeros_(self.output.bias)
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         embedded = self.embed(labels)
@@ -135,6 +131,9 @@ class Generator(nn.Module):
                 x = F.interpolate(x, size=grid, mode=self.mode, align_corners=False)
             for block in stage:
                 x = block(x, embedded)
+        if self.head is not None:
+            x = F.interpolate(x, size=self.size, mode=self.mode, align_corners=False)
+            x = F.leaky_relu(self.head(x), 0.2)
         return self.output(x)
 
 
@@ -152,17 +151,18 @@ class Discriminator(nn.Module):
         group_width: int,
         expansion: float,
         base: int,
+        stem: int,
     ) -> None:
         super().__init__()
         dims = len(size)
-        self.grids = stage_grids(size, base)[::-1]
+        self.grids = stage_grids(coarser(size, stem), base)[::-1]
         stages = stage_widths(widths, len(self.grids))[::-1]
-        self.input = _conv(dims, channels, stages[0], 3, bias=True)
+        self.input = Conv(dims, channels, stages[0], 3 if stem == 1 else 2 * stem - 1, stride=stem)
         self.stages = nn.ModuleList()
         self.changes = nn.ModuleList()
         previous = stages[0]
         for width in stages:
-            self.changes.append(nn.Identity() if width == previous else _conv(dims, previous, width, 1))
+            self.changes.append(nn.Identity() if width == previous else Conv(dims, previous, width, 1, bias=False))
             self.stages.append(
                 nn.ModuleList(
                     ResidualBlock(dims, width, expansion=expansion, group_width=group_width)
@@ -174,8 +174,7 @@ class Discriminator(nn.Module):
         self.features = nn.Linear(features, previous)
         self.logit = nn.Linear(previous, 1)
         self.project = nn.Embedding(classes, previous)
-        nn.init.normal_(self.input.weight, std=1 / math.sqrt(channels * 3**dims))
-        nn.init.zeros_(self.input.bias)
+        nn.init.normal_(self.input.weight, std=1 / math.sqrt(self.input.weight[0].numel()))
         nn.init.normal_(self.features.weight, std=1 / math.sqrt(features))
         nn.init.zeros_(self.features.bias)
         nn.init.normal_(self.project.weight)

@@ -118,9 +118,11 @@ class GAN:
 
     def _step_generator(self, images: Tensor, fakes: Tensor, labels: Tensor, p: float) -> dict[str, Tensor]:
         self.discriminator.requires_grad_(False)
-        seen = augment(torch.cat([images, fakes.float()]), p, self.strength, self.random)
+        seen_real, seen_fake = augment(torch.cat([images, fakes.float()]), p, self.strength, self.random).chunk(2)
         with self._autocast():
-            real, fake = self.discriminator(seen, labels.repeat(2)).float().chunk(2)
+            with torch.no_grad():
+                real = self.discriminator(seen_real, labels).float()
+            fake = self.discriminator(seen_fake, labels).float()
             loss = self.loss.generator_loss(real, fake)
         self._update(1, self.generator, loss)
         self.discriminator.requires_grad_(True)
