@@ -87,9 +87,7 @@ def grouped(command: F) -> F:
 
 def overwriting(command: F) -> F:
     """Add --overwrite."""
-    return click.option(
-        "--overwrite", is_flag=True, help="Replace the output folder, if ganaug made it."
-    )(command)
+    return click.option("--overwrite", is_flag=True, help="Replace the output folder, if ganaug made it.")(command)
 
 
 def _show(value: Mapping[str, Any], json_: bool, text: str) -> None:
@@ -101,8 +99,8 @@ def _show(value: Mapping[str, Any], json_: bool, text: str) -> None:
 def main() -> None:
     """Synthetic images for your rare classes: fit a GAN to a labelled folder, sample, mix, and see if it helps.
 
-    DATA is a folder with one sub-folder of images for each class, or with a metadata.csv (file_name,label[,group,split]).
-    Start with 'ganaug demo'.
+    DATA is a folder with one sub-folder of images for each class, or with a metadata.csv
+    (file_name,label[,group,split]). Start with 'ganaug demo'.
     """
 
 
@@ -147,11 +145,27 @@ def inspect(data: Path, group_regex: str | None, channels: str | None, json_: bo
     help="The kind of GAN: conditional (class-conditional images from noise).",
 )
 @click.option(
-    "--recipe", default="auto", show_default=True, metavar="NAME|FILE", help="Settings: a shipped recipe or a YAML file."
+    "--recipe",
+    default="auto",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="Settings: a shipped recipe or a YAML file.",
 )
 @click.option("--minutes", type=float, default=None, show_default="until --kimg", help="Train for this long.")
-@click.option("--kimg", type=float, default=None, show_default="the recipe's", help="Train on this many thousand images.")
-@click.option("--size", metavar="HxW", default=None, show_default="from the folder", help="Size of the images, such as 64x64.")
+@click.option(
+    "--kimg",
+    type=float,
+    default=None,
+    show_default="the recipe's",
+    help="Train on this many thousand images.",
+)
+@click.option(
+    "--size",
+    metavar="HxW",
+    default=None,
+    show_default="from the folder",
+    help="Size of the images, such as 64x64.",
+)
 @click.option(
     "--channels",
     type=click.Choice(["1", "3"]),
@@ -187,8 +201,8 @@ def fit(
 ) -> None:
     """Train a generator on the labelled folder DATA.
 
-    Ctrl-C saves the state and prints the command that goes on. With --minutes the schedules follow the clock; use --kimg
-    for a run that can be repeated exactly.
+    Ctrl-C saves the state and prints the command that goes on. With --minutes the schedules follow the clock; use
+    --kimg for a run that can be repeated exactly.
     """
     from ganaug.config import parse_assignments
 
@@ -197,7 +211,12 @@ def fit(
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite were both given; give one.")
     settings = parse_assignments(sets)
-    given = {"minutes": minutes, "kimg": kimg, "size": _parse_size(size), "channels": channels and int(channels)}
+    given = {
+        "minutes": minutes,
+        "kimg": kimg,
+        "size": _parse_size(size),
+        "channels": channels and int(channels),
+    }
     settings |= {key: value for key, value in given.items() if value is not None}
     context = click.get_current_context()
     for key, value in {"model": model, "device": device, "seed": seed}.items():
@@ -239,8 +258,8 @@ def fit(
     last = (run.metrics() or [{}])[-1]
     text = (
         f"The generator is {run.model_path}; pictures and curves are in {run.report_path}.\n"
-        f"Diversity within classes {last.get('diversity', 0):.2f} of the real images' (1 is as diverse; least: "
-        f"{last.get('diversity_least_class')!r} {last.get('diversity_least', 0):.2f}).\n"
+        f"Diversity within classes {last.get('diversity', 0):.2f} of the real images' (1 is as diverse; "
+        f"least: {last.get('diversity_least_class')!r} {last.get('diversity_least', 0):.2f}).\n"
         f"Next: ganaug sample {run.path} --balance {data} --out DIR"
     )
     _show({"run": str(run.path), "model": str(run.model_path), "metrics": last}, json_, text)
@@ -248,8 +267,8 @@ def fit(
 
 def _timing_text(timing: Mapping[str, float]) -> str:
     return (
-        f"Expected on this machine: {timing['images_per_second']:.0f} images/s, {timing['expected_minutes']:.1f} minutes "
-        f"for {timing['expected_kimg']:.0f} thousand images. Nothing was written."
+        f"Expected on this machine: {timing['images_per_second']:.0f} images/s, "
+        f"{timing['expected_minutes']:.1f} minutes for {timing['expected_kimg']:.0f} thousand images. Nothing was written."
     )
 
 
@@ -318,7 +337,12 @@ def sample(
     }
     if format_ == "bank":
         bank = SyntheticBank.generate(gan, out, **common)
-        summary = {"out": str(out), "images": len(bank), "counts": bank.counts, "model_sha256": bank.model_sha256}
+        summary = {
+            "out": str(out),
+            "images": len(bank),
+            "counts": bank.counts,
+            "model_sha256": bank.model_sha256,
+        }
     else:
         summary = export_folder(gan, out, **common)
     made = ", ".join(f"{name} {count}" for name, count in numbers.items())
@@ -388,7 +412,13 @@ def preview(
 @click.option("--out", type=FOLDER, default=Path("ganaug-demo"), show_default=True, help="The folder to create.")
 @click.option("--minutes", type=float, default=4.0, show_default=True, help="Time for the training of the generator.")
 @click.option("--seeds", type=click.IntRange(min=2), default=8, show_default=True, help="Trainings of each arm.")
-@click.option("--steps", type=click.IntRange(min=1), default=600, show_default=True, help="Optimizer steps of each training.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=600,
+    show_default=True,
+    help="Optimizer steps of each training.",
+)
 @on_device
 @overwriting
 @as_json

@@ -110,8 +110,8 @@ class FitConfig:
             "class_power": (0 <= self.class_power <= 1, "between 0 and 1"),
             "gamma": (min(self.gamma) >= 0, "at least 0"),
             "lr": (min(self.lr) > 0, "above 0"),
-            "beta2": (0 <= min(self.beta2) and max(self.beta2) < 1, "at least 0 and below 1"),
-            "augment_p": (0 <= min(self.augment_p) and max(self.augment_p) <= 1, "between 0 and 1"),
+            "beta2": (min(self.beta2) >= 0 and max(self.beta2) < 1, "at least 0 and below 1"),
+            "augment_p": (min(self.augment_p) >= 0 and max(self.augment_p) <= 1, "between 0 and 1"),
             "precision": (self.precision in ("auto", "bf16", "fp32"), "'auto', 'bf16' or 'fp32'"),
             "snapshots": (self.snapshots >= 1, "at least 1"),
             "size": (

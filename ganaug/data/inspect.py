@@ -25,9 +25,7 @@ def inspect_manifest(manifest: Manifest) -> dict[str, Any]:
     sizes = [len(items) for items in by_class if items]
     return {
         "root": str(manifest.root),
-        "classes": [
-            {"name": name, **_summary(items)} for name, items in zip(manifest.classes, by_class, strict=True)
-        ],
+        "classes": [{"name": name, **_summary(items)} for name, items in zip(manifest.classes, by_class, strict=True)],
         "images": len(manifest),
         "groups": len({item.group for item in manifest.items}),
         "unreadable": len(manifest.skipped),
@@ -77,16 +75,12 @@ def _file_problems(manifest: Manifest) -> Iterable[dict[str, Any]]:
         }
     others = [path for path in manifest.ignored if not is_image(path)]
     if others:
-        yield _problem(
-            "not_images", f"{count(len(others), 'file')} ignored, not in an image format we read", others
-        )
+        yield _problem("not_images", f"{count(len(others), 'file')} ignored, not in an image format we read", others)
     unlabelled = [path for path in manifest.ignored if is_image(path)]
     if unlabelled:
         message = f"{count(len(unlabelled), 'image')} ignored, outside the class folders or the table"
         yield _problem("unlabelled_images", message, unlabelled)
-    constant = [
-        item.path for item in manifest.items if item.minimum is not None and item.minimum == item.maximum
-    ]
+    constant = [item.path for item in manifest.items if item.minimum is not None and item.minimum == item.maximum]
     if constant:
         message = f"{count(len(constant), 'image')} with all pixels alike; remove them unless that is meant"
         yield _problem("constant_images", message, constant)
@@ -113,12 +107,8 @@ def _duplicates(manifest: Manifest) -> Iterable[dict[str, Any]]:
         message = f"{copies_text} of other images in the same class; remove the copies"
         yield _problem("duplicates", message, (item.path for items in within for item in items))
     if across:
-        message = (
-            f"{count(len(across), 'image')} with exact copies in another class; only one label can be right"
-        )
-        yield _problem(
-            "duplicates_across_classes", message, (item.path for items in across for item in items)
-        )
+        message = f"{count(len(across), 'image')} with exact copies in another class; only one label can be right"
+        yield _problem("duplicates_across_classes", message, (item.path for items in across for item in items))
 
 
 def _mixtures(manifest: Manifest) -> Iterable[dict[str, Any]]:
@@ -148,9 +138,7 @@ def _mixed(kind: str, values: Sequence[tuple[Item, str]], what: str, advice: str
     if len(found) > 1:
         listed = ", ".join(f"{value}: {count(n, 'image')}" for value, n in found.most_common())
         usual = found.most_common(1)[0][0]
-        yield _problem(
-            kind, f"mixed {what} ({listed}); {advice}", (item.path for item, v in values if v != usual)
-        )
+        yield _problem(kind, f"mixed {what} ({listed}); {advice}", (item.path for item, v in values if v != usual))
 
 
 def format_report(report: dict[str, Any]) -> str:

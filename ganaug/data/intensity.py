@@ -48,9 +48,7 @@ class IntensityMap:
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 return f"{name} {value!r}; a finite number was wanted"
         if self.kind == "uint8" and (self.low, self.high, self.dtype) != (0, 255, "uint8"):
-            return (
-                f"kind 'uint8' with {self.low} to {self.high} of {self.dtype}; 0 to 255 of uint8 was wanted"
-            )
+            return f"kind 'uint8' with {self.low} to {self.high} of {self.dtype}; 0 to 255 of uint8 was wanted"
         limits = np.iinfo(self.dtype)
         if not limits.min <= self.low < self.high <= limits.max:
             wanted = f"{limits.min} <= low < high <= {limits.max}"

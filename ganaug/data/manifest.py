@@ -140,9 +140,7 @@ def scan(
         )
     entries = _grouped(listing.entries, group_regex)
     labels = {name: index for index, name in enumerate(listing.classes)}
-    results = parallel_map(
-        partial(_examine, root, labels), entries, label="reading", show_progress=show_progress
-    )
+    results = parallel_map(partial(_examine, root, labels), entries, label="reading", show_progress=show_progress)
     items: list[Item] = []
     skipped: list[tuple[str, str]] = []
     for entry, result in zip(entries, results, strict=True):

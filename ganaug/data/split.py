@@ -33,13 +33,9 @@ def split_by_group(
         ConfigError: `test_fraction` is out of range, or labels and groups differ in number.
     """
     if not 0 < test_fraction < 1:
-        raise ConfigError(
-            f"A test fraction of {test_fraction} was given; a number between 0 and 1 was wanted."
-        )
+        raise ConfigError(f"A test fraction of {test_fraction} was given; a number between 0 and 1 was wanted.")
     if len(labels) != len(groups):
-        raise ConfigError(
-            f"{len(labels)} labels and {len(groups)} groups were given; one of each an item was wanted."
-        )
+        raise ConfigError(f"{len(labels)} labels and {len(groups)} groups were given; one of each an item was wanted.")
     composition: dict[str, Counter[int]] = defaultdict(Counter)
     for label, group in zip(labels, groups, strict=True):
         composition[group][int(label)] += 1
@@ -54,9 +50,7 @@ def split_by_group(
         # Somebody must stay to be trained on: the last group, unless settled ones already train on this
         # class.
         trained_on = any(composition[group][label] for group in settled - test_groups)
-        chosen = _choose(
-            sizes, test_fraction * totals[label] - held_out, spare=not trained_on, need=held_out == 0
-        )
+        chosen = _choose(sizes, test_fraction * totals[label] - held_out, spare=not trained_on, need=held_out == 0)
         test_groups.update(open_groups[i] for i in chosen)
         settled.update(open_groups)
     sides = np.array([group in test_groups for group in groups], dtype=bool)

@@ -46,15 +46,11 @@ def load_images(
         ConfigError: `size`, `channels` or `resize` is out of range.
     """
     if resize not in RESIZE_MODES:
-        raise ConfigError(
-            f"The resize mode {resize!r} was given; one of {', '.join(RESIZE_MODES)} was wanted."
-        )
+        raise ConfigError(f"The resize mode {resize!r} was given; one of {', '.join(RESIZE_MODES)} was wanted.")
     if channels not in (1, 3):
         raise ConfigError(f"{channels} channels were given; 1 (grey) or 3 (color) was wanted.")
     if min(size) < 1:
-        raise ConfigError(
-            f"The size {size[0]}x{size[1]} was given; two positive numbers of pixels were wanted."
-        )
+        raise ConfigError(f"The size {size[0]}x{size[1]} was given; two positive numbers of pixels were wanted.")
     shape = (len(manifest), channels, *size)
     try:
         images = np.empty(shape, dtype=resolve_dtype(manifest))
@@ -90,9 +86,7 @@ def resize_image(pixels: np.ndarray, size: tuple[int, int], *, crop: bool = Fals
     for plane in np.moveaxis(pixels, 2, 0):
         # Pillow resizes 8 bit in integers; anything deeper has to go through its float mode to keep its
         # depth.
-        source = Image.fromarray(
-            np.ascontiguousarray(plane if plane.dtype == np.uint8 else plane.astype(np.float32))
-        )
+        source = Image.fromarray(np.ascontiguousarray(plane if plane.dtype == np.uint8 else plane.astype(np.float32)))
         planes.append(np.asarray(source.resize(size[::-1], Image.Resampling.BICUBIC, box=box)))
     resized = np.stack(planes, axis=2)
     if pixels.dtype != np.uint8:

@@ -136,20 +136,14 @@ class StudyResult:
                 row.append("baseline" if arm == baseline else str(self.differences[baseline][arm]))
             rows.append(row)
         widths = [max(len(row[k]) for row in rows) for k in range(len(header))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-        ]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         lines.insert(1, "  ".join("-" * width for width in widths))
         notes = [
             f"In %, mean ± standard deviation over {len(self.seeds)} seeds, on {len(self.test_labels)} real "
             f"test images; {self.settings['steps']} steps of {self.settings['batch']} images in every arm."
         ]
         if baseline:
-            notes.append(
-                f"Difference: points of balanced accuracy, paired, against '{ARMS[baseline].title}'."
-            )
+            notes.append(f"Difference: points of balanced accuracy, paired, against '{ARMS[baseline].title}'.")
         if self.rare:
-            notes.append(
-                "Rare: " + ", ".join(f"{self.classes[k]} ({self.train_counts[k]})" for k in self.rare)
-            )
+            notes.append("Rare: " + ", ".join(f"{self.classes[k]} ({self.train_counts[k]})" for k in self.rare))
         return "\n".join(line.rstrip() for line in [*lines, "", *notes])

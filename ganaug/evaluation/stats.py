@@ -160,9 +160,7 @@ def verdict(
         )
     if diff.low > 0:
         small = (
-            f" The gain is below the {smallest_gain:g} points set as worthwhile."
-            if diff.high < smallest_gain
-            else ""
+            f" The gain is below the {smallest_gain:g} points set as worthwhile." if diff.high < smallest_gain else ""
         )
         return Verdict("helps", f"{treatment} helps here: {numbers}.{small} {limits}")
     if diff.high < smallest_gain:

@@ -139,9 +139,7 @@ def run_study(
 def _check_names(arms: tuple[str, ...], seeds: tuple[int, ...]) -> None:
     unknown = [arm for arm in arms if arm not in ARMS]
     if unknown or not arms or len(set(arms)) < len(arms):
-        raise ConfigError(
-            f"The arms are {', '.join(arms) or 'none'}; different ones of {', '.join(ARMS)} are wanted."
-        )
+        raise ConfigError(f"The arms are {', '.join(arms) or 'none'}; different ones of {', '.join(ARMS)} are wanted.")
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ConfigError(
             f"The seeds are {', '.join(map(str, seeds)) or 'none'}; at least 2 different ones are wanted."

@@ -90,11 +90,7 @@ class SyntheticMix(nn.Module):
 
     def _find(self, batch: Any) -> tuple[Tensor, Tensor]:
         if self.labels_getter is None:
-            if not (
-                isinstance(batch, tuple | list)
-                and len(batch) == 2
-                and all(isinstance(x, Tensor) for x in batch)
-            ):
+            if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch)):
                 raise ConfigError(
                     f"The batch is a {type(batch).__name__}; a pair of tensors (images, labels) was wanted. "
                     "For another structure pass labels_getter=, a function that returns its labels."
@@ -210,8 +206,7 @@ class SyntheticMix(nn.Module):
             images = (torch.from_numpy(self.bank.intensity.forward(stored)).to(like.device) + 1) / 2
         if self.normalize is not None:
             mean, std = (
-                torch.tensor(values, device=like.device).view(-1, *[1] * (like.ndim - 2))
-                for values in self.normalize
+                torch.tensor(values, device=like.device).view(-1, *[1] * (like.ndim - 2)) for values in self.normalize
             )
             images = (images - mean) / std
         return images.to(like.dtype)
@@ -240,11 +235,7 @@ def _check_normalize(
     try:
         mean, std = (tuple(float(value) for value in values) for values in normalize)
     except (TypeError, ValueError):
-        raise ConfigError(
-            f"normalize is {normalize!r}; a pair of sequences (mean, std) was wanted."
-        ) from None
+        raise ConfigError(f"normalize is {normalize!r}; a pair of sequences (mean, std) was wanted.") from None
     if not mean or not std or min(std) <= 0:
-        raise ConfigError(
-            f"normalize is {normalize!r}; a mean and a deviation above 0 for each channel were wanted."
-        )
+        raise ConfigError(f"normalize is {normalize!r}; a mean and a deviation above 0 for each channel were wanted.")
     return mean, std

@@ -76,9 +76,7 @@ class SyntheticMixDataset(Dataset[Any]):
         _check_supply(self._added, bank)
         self.sampling_strategy_ = {bank.classes[label]: count for label, count in self._added.items()}
         """Class name → number of synthetic images, as resolved."""
-        self.targets = np.concatenate(
-            [labels, *(np.full(count, label) for label, count in self._added.items())]
-        )
+        self.targets = np.concatenate([labels, *(np.full(count, label) for label, count in self._added.items())])
         """The label of every item, real ones first."""
         self.is_synthetic = np.arange(len(self.targets)) >= len(labels)
         """Whether each item is synthetic."""
@@ -145,14 +143,10 @@ def _check_classes(classes: Sequence[str] | None, bank: SyntheticBank) -> None:
 
 def _check_supply(added: Mapping[int, int], bank: SyntheticBank) -> None:
     short = {
-        name: count
-        for name, count in ((bank.classes[i], n) for i, n in added.items())
-        if count > bank.counts[name]
+        name: count for name, count in ((bank.classes[i], n) for i, n in added.items()) if count > bank.counts[name]
     }
     if short:
-        lacks = ", ".join(
-            f"{count} of {name!r} (it has {bank.counts[name]})" for name, count in short.items()
-        )
+        lacks = ", ".join(f"{count} of {name!r} (it has {bank.counts[name]})" for name, count in short.items())
         wanted = {name: max(bank.counts[name], short.get(name, 0)) for name in bank.classes}
         counts = ",".join(f"{name}={count}" for name, count in wanted.items() if count)
         raise ConfigError(

@@ -76,9 +76,7 @@ def _imitation(example: Any, stored: np.ndarray) -> Callable[[np.ndarray], Any]:
             "transform=."
         )
     if not isinstance(example, np.ndarray | torch.Tensor):
-        raise ConfigError(
-            f"The real images are {type(example).__name__}, which is not known here. {ADD_TRANSFORM}"
-        )
+        raise ConfigError(f"The real images are {type(example).__name__}, which is not known here. {ADD_TRANSFORM}")
     dtype = str(example.dtype).removeprefix("torch.")
     if dtype != str(stored.dtype) or stored.dtype.kind not in "iu":
         raise ConfigError(

@@ -60,8 +60,7 @@ class ItemLayout:
             return cls(type(item), image_key, label_key, classes)
         size = f" of {len(item)}" if isinstance(item, tuple | list) else ""
         raise ConfigError(
-            f"The real data set yields a {type(item).__name__}{size}; a pair (image, label) or a dictionary "
-            "was wanted."
+            f"The real data set yields a {type(item).__name__}{size}; a pair (image, label) or a dictionary was wanted."
         )
 
     def split(self, item: Any) -> tuple[Any, Any]:
@@ -81,9 +80,7 @@ class ItemLayout:
         return {**item, **self._free({"label": self.classes[label], **NOT_SYNTHETIC})}
 
     def _free(self, provenance: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: value for key, value in provenance.items() if key not in (self.image_key, self.label_key)
-        }
+        return {key: value for key, value in provenance.items() if key not in (self.image_key, self.label_key)}
 
 
 def own_attribute(dataset: Any, name: str) -> tuple[Any, np.ndarray | None]:
@@ -112,8 +109,7 @@ def read_labels(
         labels = _integers(targets)
         if labels is None or len(labels) != len(real):
             raise ConfigError(
-                f"targets= holds {len(targets)} values; one integer label for each of the {len(real)} items "
-                "was wanted."
+                f"targets= holds {len(targets)} values; one integer label for each of the {len(real)} items was wanted."
             )
     else:
         labels = _own_labels(real)

@@ -41,8 +41,7 @@ def resolve_sampling_strategy(
         strategy = strategy(labels)
         if not isinstance(strategy, Mapping):
             raise ConfigError(
-                f"The sampling_strategy function returned {strategy!r}; a mapping class → wanted total was "
-                "wanted."
+                f"The sampling_strategy function returned {strategy!r}; a mapping class → wanted total was wanted."
             )
     if isinstance(strategy, Mapping):
         return _from_targets(strategy, counts, classes)
@@ -68,18 +67,14 @@ def resolve_sampling_strategy(
     )
 
 
-def _from_ratio(
-    ratio: float, counts: Mapping[int, int], classes: Sequence[str], majority: int
-) -> dict[int, int]:
+def _from_ratio(ratio: float, counts: Mapping[int, int], classes: Sequence[str], majority: int) -> dict[int, int]:
     if len(classes) != 2:
         raise ConfigError(
             f"sampling_strategy is the ratio {ratio}, which needs two classes; there are {len(classes)}. "
             "Give a mapping class → wanted total instead."
         )
     if not 0 < ratio <= 1:
-        raise ConfigError(
-            f"sampling_strategy is the ratio {ratio}; a number above 0 and at most 1 was wanted."
-        )
+        raise ConfigError(f"sampling_strategy is the ratio {ratio}; a number above 0 and at most 1 was wanted.")
     minority = 1 - majority
     added = int(counts[majority] * ratio) - counts[minority]
     if added < 0:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from ganaug.plugins import load_plugin
@@ -22,3 +23,11 @@ def build_network(
     wanted = inspect.signature(kind).parameters
     chosen = {key: value for key, value in settings.items() if key in wanted}
     return kind(**{**chosen, "size": tuple(size), "channels": channels, "classes": classes})
+
+
+def place(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """Move a network to `device` with its convolution weights channels-last, the layout that is fastest everywhere."""
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network.to(device)

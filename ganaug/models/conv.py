@@ -1,9 +1,10 @@
 """Convolution with an efficient second derivative.
 
-A gradient penalty differentiates a gradient. PyTorch's own second derivative of a convolution finds the weight's part as a
-convolution whose kernel is as large as the image, and copies both operands to do so; on a CPU this dominates the step. Here the
-first derivatives are functions of their own, so that every derivative, of any order, is one of three fast kernels: the
-convolution, its input gradient, its weight gradient. The same idea as in StyleGAN2-ADA's training (Karras et al. 2020).
+A gradient penalty differentiates a gradient. PyTorch's own second derivative of a convolution finds the weight's part
+as a convolution whose kernel is as large as the image, and copies both operands to do so; on a CPU this dominates the
+step. Here the first derivatives are functions of their own, so that every derivative, of any order, is one of three
+fast kernels: the convolution, its input gradient, its weight gradient. The same idea as in the training of
+StyleGAN2-ADA (Karras et al. 2020).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class _Convolution(torch.autograd.Function):
         return torch.ops.aten.convolution(x, weight, bias, stride, padding, ones, False, zeros, groups)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         for_x = _InputGradient.apply(grad, x, weight, ctx.geometry) if wanted[0] else None
@@ -61,7 +62,7 @@ class _InputGradient(torch.autograd.Function):
         return _gradients(grad, x, weight, geometry, (True, False))[0]
 
     @staticmethod
-    def backward(ctx: Any, grad2: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad2: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         grad, weight = ctx.saved_tensors
         for_grad = _Convolution.apply(grad2, weight, None, ctx.geometry) if ctx.needs_input_grad[0] else None
         for_weight = _WeightGradient.apply(grad, grad2, weight, ctx.geometry) if ctx.needs_input_grad[2] else None
@@ -78,7 +79,7 @@ class _WeightGradient(torch.autograd.Function):
         return _gradients(grad, x, weight, geometry, (False, True))[1]
 
     @staticmethod
-    def backward(ctx: Any, grad2: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad2: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         grad, x = ctx.saved_tensors
         for_grad = _Convolution.apply(x, grad2, None, ctx.geometry) if ctx.needs_input_grad[0] else None
         for_x = _InputGradient.apply(grad, x, grad2, ctx.geometry) if ctx.needs_input_grad[1] else None
@@ -93,7 +94,15 @@ class Conv(nn.Module):
     """
 
     def __init__(
-        self, dims: int, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, bias: bool = True
+        self,
+        dims: int,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, *[kernel] * dims))
@@ -103,7 +112,8 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if torch.is_autocast_enabled(x.device.type):
             kind = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(kind), weight.to(kind)

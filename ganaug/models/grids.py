@@ -9,7 +9,10 @@ def stage_grids(size: Sequence[int], base: int) -> list[tuple[int, ...]]:
     """Return the grids of the stages from the base grid up to `size` (any number of dimensions).
 
     Stage i of k has sides round(side / 2^(k-i)); the number of halvings k is the largest that leaves the longest side
-    at `base` pixels or more and no side below 2. Example: ``stage_grids((28, 28), 4)`` is ``[(7, 7), (14, 14), (28, 28)]``.
+    at `base` pixels or more and no side below 2.
+
+    >>> stage_grids((28, 28), 4)
+    [(7, 7), (14, 14), (28, 28)]
     """
     halvings = 0
     while max(size) / 2 ** (halvings + 1) >= base and min(size) / 2 ** (halvings + 1) >= 2:

@@ -1,7 +1,7 @@
 """The model file: `generator.safetensors`, averaged weights and a JSON header with everything that sampling needs.
 
-Nothing in it can run: no pickle, no class names to import but the architecture's, which must be one of ours. A file from a
-stranger is checked before memory is given to it.
+Nothing in it can run: no pickle, no class names to import but the architecture's, which must be one of ours. A file
+from a stranger is checked before memory is given to it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ganaug.config import FitConfig
 from ganaug.data.intensity import IntensityMap
 from ganaug.errors import ConfigError, GanaugError, ModelFileError
 from ganaug.files import sha256_file, write_atomic
-from ganaug.models import build_network
+from ganaug.models import build_network, place
 
 FORMAT = 1
 FILE_NAME = "generator.safetensors"
@@ -134,8 +134,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
         raise
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, safetensors.SafetensorError) as problem:
         raise ModelFileError(f"The model file {path} cannot be loaded ({problem}). {_AGAIN}") from None
-    layout = torch.channels_last if len(header.size) == 2 else torch.channels_last_3d
-    generator = generator.to(device, memory_format=layout).requires_grad_(False).eval()
+    generator = place(generator, device).requires_grad_(False).eval()
     return generator, header, sha256_file(path)
 
 

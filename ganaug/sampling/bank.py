@@ -19,6 +19,7 @@ from ganaug.files import disk_errors, read_json, write_json
 from ganaug.progress import progress_bar
 from ganaug.sampling.counts import requested_counts
 from ganaug.sampling.folder import check_replaceable, complete_or_absent
+from ganaug.sampling.provenance import provenance
 
 FORMAT = "ganaug-bank"
 VERSION = 1
@@ -103,8 +104,7 @@ class SyntheticBank:
             )
         except (KeyError, TypeError, ValueError, AttributeError, GanaugError) as problem:
             raise ModelFileError(
-                f"{folder / 'bank.json'} lacks or garbles a field ({type(problem).__name__}: {problem}). "
-                f"{REGENERATE}"
+                f"{folder / 'bank.json'} lacks or garbles a field ({type(problem).__name__}: {problem}). {REGENERATE}"
             ) from None
         for name in ("images", "labels", "indices"):
             bank._map(name)
@@ -179,9 +179,7 @@ class SyntheticBank:
                 "seed": seed,
                 "truncation": truncation,
                 "model_sha256": gan.model_sha256,
-                "sha256": {
-                    name: hashlib.sha256(column.tobytes()).hexdigest() for name, column in columns.items()
-                },
+                "sha256": {name: hashlib.sha256(column.tobytes()).hexdigest() for name, column in columns.items()},
             }
             write_json(unfinished / "bank.json", described)
         return cls.open(folder)
@@ -226,17 +224,13 @@ class SyntheticBank:
 
     def provenance(self, i: int) -> dict[str, Any]:
         """Return where image `i` comes from, as values that a batch collate function can stack."""
-        return {
-            "synthetic": True,
-            "label": self.classes[int(self.labels[i])],
-            "source": "noise",
-            "seed": self.seed,
-            "index": int(self.indices[i]),
-            "model_sha256": self.model_sha256,
-            "truncation": self.truncation,
-            "accepted": True,
-            "scores": "{}",
-        }
+        return provenance(
+            label=self.classes[int(self.labels[i])],
+            seed=self.seed,
+            index=int(self.indices[i]),
+            model_sha256=self.model_sha256,
+            truncation=self.truncation,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the memory maps behind: a pickled map would carry every image along."""
@@ -250,9 +244,7 @@ class SyntheticBank:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as problem:
-            raise ModelFileError(
-                f"{path} is missing, cut short or damaged ({problem}). {REGENERATE}"
-            ) from None
+            raise ModelFileError(f"{path} is missing, cut short or damaged ({problem}). {REGENERATE}") from None
         if array.shape != shape or array.dtype != dtype:
             raise ModelFileError(
                 f"{path} holds {array.dtype} of shape {array.shape}, but bank.json says {dtype} of shape "
@@ -267,9 +259,7 @@ class SyntheticBank:
         return column
 
 
-def _stored(
-    gan: ImageSource, labels: np.ndarray, indices: np.ndarray, seed: int, truncation: float
-) -> np.ndarray:
+def _stored(gan: ImageSource, labels: np.ndarray, indices: np.ndarray, seed: int, truncation: float) -> np.ndarray:
     """Sample one batch and take it to the stored dtype."""
     images = gan.sample(labels.tolist(), seed=seed, indices=indices.tolist(), truncation=truncation)
     values = images.detach().cpu().float().numpy()
@@ -279,9 +269,7 @@ def _stored(
             "The model file does not fit this version of ganaug: train it again."
         )
     if not np.isfinite(values).all():
-        raise ModelFileError(
-            "The model makes images with NaN or infinity: train it again, or take an older snapshot."
-        )
+        raise ModelFileError("The model makes images with NaN or infinity: train it again, or take an older snapshot.")
     return gan.intensity.inverse(values)
 
 

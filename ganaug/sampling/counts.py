@@ -24,9 +24,7 @@ def check_counts(counts: Mapping[str, int], classes: Sequence[str]) -> dict[str,
         )
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
-            raise ConfigError(
-                f"The count of class {name!r} is {count!r}; an integer of 0 or more was wanted."
-            )
+            raise ConfigError(f"The count of class {name!r} is {count!r}; an integer of 0 or more was wanted.")
     if not any(counts.values()):
         raise ConfigError("The counts ask for no images at all. Ask for at least one image of one class.")
     return {name: int(counts.get(name, 0)) for name in classes}
@@ -67,9 +65,7 @@ def requested_counts(
     ways = {"counts": counts, "per_class": per_class, "balance": balance}
     given = [name for name, value in ways.items() if value is not None]
     if len(given) != 1:
-        raise ConfigError(
-            f"{' and '.join(given) or 'No counts'} given; exactly one of {', '.join(ways)} was wanted."
-        )
+        raise ConfigError(f"{' and '.join(given) or 'No counts'} given; exactly one of {', '.join(ways)} was wanted.")
     if counts is not None:
         return check_counts(counts, classes)
     if per_class is not None:

@@ -84,7 +84,13 @@ def export_folder(
             progress.update(start + len(part))
         write_atomic(folder / "metadata.csv", _table(rows).encode())
         write_atomic(folder / "README.md", _card(gan, counts, seed, truncation).encode())
-    return {"out": str(out), "images": total, "counts": dict(counts), "seed": seed, "model_sha256": gan.model_sha256}
+    return {
+        "out": str(out),
+        "images": total,
+        "counts": dict(counts),
+        "seed": seed,
+        "model_sha256": gan.model_sha256,
+    }
 
 
 def _items(classes: tuple[str, ...], counts: Mapping[str, int], seed: int) -> list[_Item]:
@@ -131,7 +137,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({**row, "scores": json.dumps(row["scores"])})
+        writer.writerow(row)
     return stream.getvalue()
 
 
@@ -152,7 +158,7 @@ size_categories:
 # Synthetic images
 
 Every image here was made by a generative model; none shows a real case. Use them to train, never to test or to diagnose.
-They may repeat biases, and faint traces, of the images that the model was trained on: treat them under the same terms.
+They may repeat biases, and faint traces, of the images that the model was trained on: the same terms hold.
 
 | class | images here | real images the model saw |
 |---|---|---|
@@ -168,7 +174,12 @@ give the same image again.
 
 
 def _size_category(images: int) -> str:
-    for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")):
+    for limit, name in (
+        (1_000, "n<1K"),
+        (10_000, "1K<n<10K"),
+        (100_000, "10K<n<100K"),
+        (1_000_000, "100K<n<1M"),
+    ):
         if images < limit:
             return name
     return "n>1M"

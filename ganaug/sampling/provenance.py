@@ -8,17 +8,17 @@ from typing import Any
 def provenance(*, label: Any, seed: int, index: int, model_sha256: str, truncation: float) -> dict[str, Any]:
     """Return the provenance of image `index` of a class under `seed`.
 
-    `source` names the real image that a translation started from (none here); `accepted` and `scores` are what a
-    filter said (everything is accepted while there is none).
+    All values are of kinds that a batch collate function can stack. `source` is "noise", or the real image that a
+    translation started from; `accepted` and `scores` (JSON) are what a filter said; without one all are accepted.
     """
     return {
         "synthetic": True,
         "label": label,
-        "source": "",
+        "source": "noise",
         "seed": seed,
         "index": index,
         "model_sha256": model_sha256,
         "truncation": truncation,
         "accepted": True,
-        "scores": {},
+        "scores": "{}",
     }

@@ -26,7 +26,13 @@ class Sampler:
     """
 
     def __init__(
-        self, generator: torch.nn.Module, header: ModelHeader, sha256: str, *, path: Path, device: torch.device
+        self,
+        generator: torch.nn.Module,
+        header: ModelHeader,
+        sha256: str,
+        *,
+        path: Path,
+        device: torch.device,
     ) -> None:
         self._generator = generator
         self.header = header

@@ -1,8 +1,8 @@
 """Discriminator augmentation: real and fake images go through the same random changes, so that a few images suffice.
 
 Source: Karras et al., "Training generative adversarial networks with limited data" (2020): changes applied with a
-probability well below 1 do not leak into the generated images. Profiles hold what the anatomy allows; none flips, because
-left and right matter in most scans. There is no cutout, which has leaked in published models.
+probability well below 1 do not leak into the generated images. Profiles hold what the anatomy allows; the default does
+not flip, because left and right matter in most scans. There is no cutout, which has leaked in published models.
 """
 
 from __future__ import annotations

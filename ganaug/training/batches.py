@@ -40,8 +40,8 @@ class BalancedBatches:
     """Class-balanced batches without replacement inside each class.
 
     An epoch is as many draws as there are images, of which class c gets its share p(c). Its draws walk through
-    permutations of the class's images, so that every image of a class is shown once before any is shown twice; the order
-    inside an epoch is shuffled. Everything follows from (seed, epoch); only the current epoch's order is cached.
+    permutations of the class's images, so that every image of a class is shown once before any is shown twice; the
+    order inside an epoch is shuffled. Everything follows from (seed, epoch); only the current epoch's order is cached.
     """
 
     def __init__(self, labels: np.ndarray, *, power: float, seed: int) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints: the full state of a run, written so that a crash at any moment leaves a good one.
 
-A checkpoint is a folder of safetensors and JSON. It is written under a temporary name, flushed, sealed with a manifest of
-SHA-256 sums, and renamed; the newest two are kept. When the newest one is damaged, the one before it serves.
+A checkpoint is a folder of safetensors and JSON. It is written under a temporary name, flushed, sealed with a manifest
+of SHA-256 sums, and renamed; the newest two are kept. When the newest one is damaged, the one before it serves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     partial.mkdir(parents=True)
     try:
         # A clone: the averaged and the trained network may share memory right after a copy.
-        save_file({key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}, partial / "state.safetensors")
+        save_file(
+            {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()},
+            partial / "state.safetensors",
+        )
         write_json(partial / "state.json", dict(state))
         for path in partial.iterdir():
             _fsync_file(path)
@@ -63,19 +66,21 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], li
     Raises:
         GanaugError: there is no good checkpoint.
     """
-    damaged = []
+    damaged: list[str] = []
     for path in reversed(checkpoints(folder)):
         try:
             seal = json.loads((path / _SEAL).read_text())
             bad = [name for name, wanted in seal.items() if sha256_file(path / name) != wanted]
             if bad:
                 raise ValueError(f"{', '.join(bad)} does not match its SHA-256")
-            return load_file(path / "state.safetensors"), json.loads((path / "state.json").read_text()), damaged
+            return (
+                load_file(path / "state.safetensors"),
+                json.loads((path / "state.json").read_text()),
+                damaged,
+            )
         except (OSError, ValueError, AttributeError, SafetensorError) as problem:
             damaged.append(f"The checkpoint {path} is damaged ({problem}); the one before it is tried.")
-    raise GanaugError(
-        f"There is no good checkpoint in {folder}. {' '.join(damaged)} Start anew with --overwrite."
-    )
+    raise GanaugError(f"There is no good checkpoint in {folder}. {' '.join(damaged)} Start anew with --overwrite.")
 
 
 def _fsync_file(path: Path) -> None:

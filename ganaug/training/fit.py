@@ -12,12 +12,12 @@ import ganaug
 from ganaug.data import IntensityMap, load_images, scan
 from ganaug.errors import ConfigError, DataError
 from ganaug.files import disk_errors, prepare_output, write_atomic, write_json
+from ganaug.models.device import choose_device, use_bf16
 from ganaug.models.modelfile import ModelHeader
 from ganaug.plugins import load_plugin
 from ganaug.progress import progress_bar
 from ganaug.training.batches import DeviceImages
 from ganaug.training.checkpoint import checkpoints
-from ganaug.models.device import choose_device, use_bf16
 from ganaug.training.loop import Trainer
 from ganaug.training.plan import Plan, make_plan
 from ganaug.training.report import write_report
@@ -89,7 +89,11 @@ def fit(
 def _trainer(planned: Plan, run: Run, data: str | Path, group_regex: str | None, show_progress: bool) -> Trainer:
     manifest, config = planned.manifest, planned.config
     pixels = load_images(
-        manifest, size=planned.size, channels=planned.channels, resize=config.resize, show_progress=show_progress
+        manifest,
+        size=planned.size,
+        channels=planned.channels,
+        resize=config.resize,
+        show_progress=show_progress,
     )
     intensity = IntensityMap.fit(pixels)
     device = choose_device(config.device)

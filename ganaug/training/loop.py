@@ -159,7 +159,9 @@ class Trainer:
             "diversity": round(float(ratios.mean()), 4),
             "diversity_least": round(float(ratios.min()), 4),
             "diversity_least_class": self.header.classes[int(ratios.argmin())],
-            "diversity_by_class": {name: round(float(r), 4) for name, r in zip(self.header.classes, ratios, strict=True)},
+            "diversity_by_class": {
+                name: round(float(r), 4) for name, r in zip(self.header.classes, ratios, strict=True)
+            },
             "skipped_steps": self.guard.skipped,
             **{key: round(float(value), 5) for key, value in losses.items()},
         }

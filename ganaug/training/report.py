@@ -22,8 +22,8 @@ pre{background:#f5f5f5;padding:1rem;overflow:auto}</style>
 <p>One row a class, always from the same latents.</p>
 <img alt="Synthetic images, one row for each class" src="data:image/png;base64,{{ picture }}">
 <h2>Diversity within each class</h2>
-<p>Mean pixel distance between samples of a class, over the same for its real images. 1 is as diverse as the data; near 0 the
-class shows one image again and again.</p>
+<p>Mean pixel distance between samples of a class, over the same for its real images. 1 is as diverse as the data; near
+0 the class shows one image again and again.</p>
 <table><tr><th>class</th><th>training images</th><th>diversity</th></tr>
 {% for class, value in last.diversity_by_class.items() %}
 <tr><td>{{ class }}</td><td>{{ counts[class] }}</td><td>{{ "%.2f"|format(value) }}</td></tr>

@@ -8,9 +8,7 @@ import numpy as np
 from PIL import Image
 
 
-def pixels(
-    seed: int, height: int = 12, width: int = 10, channels: int = 1, dtype: str = "uint8"
-) -> np.ndarray:
+def pixels(seed: int, height: int = 12, width: int = 10, channels: int = 1, dtype: str = "uint8") -> np.ndarray:
     """Return random pixels, H×W for one channel and H×W×C for more."""
     shape = (height, width) if channels == 1 else (height, width, channels)
     return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)

@@ -52,9 +52,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
             case 0:
                 result[at : at + 1] = bytes([rng.randrange(256)])
             case 1:
-                result[at : at + 4] = rng.choice(
-                    [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\1\0"]
-                )
+                result[at : at + 4] = rng.choice([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\1\0"])
             case 2:
                 del result[at : at + rng.randrange(1, 40)]
             case 3:

@@ -20,9 +20,7 @@ def windows(draw: st.DrawFn) -> IntensityMap:
 
 @settings(deadline=None, derandomize=True)
 @given(windows(), st.data())
-def test_values_inside_the_window_come_back_within_one_level(
-    window: IntensityMap, data: st.DataObject
-) -> None:
+def test_values_inside_the_window_come_back_within_one_level(window: IntensityMap, data: st.DataObject) -> None:
     inside = st.integers(int(np.ceil(window.low)), int(np.floor(window.high)))
     stored = np.array(data.draw(st.lists(inside, min_size=1, max_size=20)), dtype=window.dtype)
     unit = window.forward(stored)

@@ -219,9 +219,7 @@ def test_several_pages_are_refused_with_advice(tmp_path: Path, suffix: str) -> N
             function(tmp_path / f"a{suffix}")
 
 
-@pytest.mark.parametrize(
-    "array", [np.ones((4, 4), np.int32), np.ones((4, 4), np.float32)], ids=["int32", "float32"]
-)
+@pytest.mark.parametrize("array", [np.ones((4, 4), np.int32), np.ones((4, 4), np.float32)], ids=["int32", "float32"])
 def test_pixels_deeper_than_16_bit_are_refused_with_advice(tmp_path: Path, array: np.ndarray) -> None:
     with pytest.raises(DataError, match="save the image as 8 or 16 bit"):
         read(save(tmp_path / "a.tif", array))

@@ -82,9 +82,10 @@ def test_takes_the_same_number_of_steps_whatever_the_size_of_the_set(
 def test_same_seed_gives_the_same_weights_and_leaves_the_callers_random_state() -> None:
     data = TensorDataset(*stripes(50, 0))
     torch.manual_seed(11)
-    before = torch.get_rng_state()
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
     first = train_classifier(data, classes=2, steps=8, batch=8, seed=3, augment=ClassicalAugment())
     assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
     torch.manual_seed(12)
     second = train_classifier(data, classes=2, steps=8, batch=8, seed=3, augment=ClassicalAugment())
     other = train_classifier(data, classes=2, steps=8, batch=8, seed=4, augment=ClassicalAugment())

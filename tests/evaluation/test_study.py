@@ -13,10 +13,11 @@ from ganaug.sampling.bank import SyntheticBank
 from tests.evaluation.banks import bank_of, digits
 
 CLASSES = ("three", "five", "eight")
+Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
-def parts() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def parts() -> Parts:
     """Digits 3, 5 and 8: a training set with 2 images of 8 beside 60, more of the same as truth, and a test
     set."""
     images, labels = digits(3, 5, 8)
@@ -32,13 +33,13 @@ def parts() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def study(parts: dict[str, Any], bank: SyntheticBank, **options: Any) -> StudyResult:
+def study(parts: Parts, bank: SyntheticBank, **options: Any) -> StudyResult:
     settings: dict[str, Any] = {"classes": CLASSES, "arms": ("classical", "synthetic"), "seeds": range(5)}
     settings |= {"steps": 60, "batch": 24} | options
     return run_study(*parts["train"], *parts["test"], bank, **settings)
 
 
-def test_true_images_of_a_starved_class_are_found_to_help(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_true_images_of_a_starved_class_are_found_to_help(parts: Parts, tmp_path: Path) -> None:
     bank = bank_of(tmp_path / "bank", *parts["more"], CLASSES)
     found = study(parts, bank, arms=("as-is", "classical", "synthetic"))
     assert found.verdict is not None
@@ -62,7 +63,7 @@ def test_true_images_of_a_starved_class_are_found_to_help(parts: dict[str, Any],
     assert "Rare: eight (2)" in lines[-1]
 
 
-def test_noise_is_not_found_to_help(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_noise_is_not_found_to_help(parts: Parts, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, parts["more"][0].shape, dtype=np.uint8)
     # Drawn as often as they come, noise takes 29 of 30 draws of the starved class.
     bank = bank_of(tmp_path / "bank", noise, parts["more"][1], CLASSES)
@@ -71,9 +72,7 @@ def test_noise_is_not_found_to_help(parts: dict[str, Any], tmp_path: Path) -> No
     assert found.verdict.word == "does not help"
 
 
-def test_arms_share_weights_and_draws_so_that_only_the_images_differ(
-    parts: dict[str, Any], tmp_path: Path
-) -> None:
+def test_arms_share_weights_and_draws_so_that_only_the_images_differ(parts: Parts, tmp_path: Path) -> None:
     bank = bank_of(tmp_path / "bank", *parts["more"], CLASSES)
     options: dict[str, Any] = {
         "arms": ("classical", "synthetic", "synthetic-early"),
@@ -91,14 +90,14 @@ def test_arms_share_weights_and_draws_so_that_only_the_images_differ(
         np.testing.assert_array_equal(again.correct[arm], repeated.correct[arm])
 
 
-def test_a_study_without_the_primary_arms_gives_no_verdict(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_a_study_without_the_primary_arms_gives_no_verdict(parts: Parts, tmp_path: Path) -> None:
     bank = bank_of(tmp_path / "bank", *parts["more"], CLASSES)
     found = study(parts, bank, arms=("as-is",), seeds=(0, 1), steps=2)
     assert found.verdict is None
     assert "difference" not in found.table().splitlines()[0]
 
 
-def test_what_cannot_be_studied_is_refused_before_training(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_what_cannot_be_studied_is_refused_before_training(parts: Parts, tmp_path: Path) -> None:
     bank = bank_of(tmp_path / "bank", *parts["more"], CLASSES)
     with pytest.raises(ConfigError, match="as-is, classical"):
         study(parts, bank, arms=("classical", "magic"))
@@ -117,7 +116,7 @@ def test_what_cannot_be_studied_is_refused_before_training(parts: dict[str, Any]
         study(parts | {"test": (images, labels + 1)}, bank)
 
 
-def test_cas_ranks_true_images_over_repeated_ones_over_mislabeled_ones(parts: dict[str, Any]) -> None:
+def test_cas_ranks_true_images_over_repeated_ones_over_mislabeled_ones(parts: Parts) -> None:
     images, labels = parts["more"]
     train = np.concatenate([np.flatnonzero(labels == k)[:40] for k in range(3)])
     real = images[train], labels[train]
@@ -142,13 +141,13 @@ def test_cas_ranks_true_images_over_repeated_ones_over_mislabeled_ones(parts: di
     assert set(score["synthetic_recall"]) == set(CLASSES)
 
 
-def test_cas_of_the_real_images_themselves_is_one(parts: dict[str, Any]) -> None:
+def test_cas_of_the_real_images_themselves_is_one(parts: Parts) -> None:
     images, labels = parts["more"]
     options: dict[str, Any] = {"classes": CLASSES, "steps": 10, "batch": 16, "seeds": (0, 1)}
     assert cas(images, labels, images, labels, *parts["test"], **options)["ratio"] == 1.0
 
 
-def test_cas_refuses_a_bank_that_lacks_a_class(parts: dict[str, Any]) -> None:
+def test_cas_refuses_a_bank_that_lacks_a_class(parts: Parts) -> None:
     images, labels = parts["more"]
     with pytest.raises(DataError, match=r"synthetic images of 'three' \(0\)"):
         cas(images, labels, images[labels > 0], labels[labels > 0], *parts["test"], classes=CLASSES)

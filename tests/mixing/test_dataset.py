@@ -33,9 +33,7 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> SyntheticBank:
 class Real(Dataset):
     """Items of one form: `image` of an all-200 picture, with its label."""
 
-    def __init__(
-        self, image: Callable[[np.ndarray], Any], item: Callable[[Any, int], Any] | None = None
-    ) -> None:
+    def __init__(self, image: Callable[[np.ndarray], Any], item: Callable[[Any, int], Any] | None = None) -> None:
         self.image = image
         self.item = item or (lambda image, label: (image, label))
         self.reads = 0
@@ -133,9 +131,7 @@ def test_persistent_workers_follow_set_epoch_and_see_the_items_of_the_main_proce
         TensorDataset(torch.full((8, 1, 4, 6), 200, dtype=torch.uint8), torch.tensor(LABELS)), bank
     )
     single = DataLoader(mixed, batch_size=4)
-    several = DataLoader(
-        mixed, batch_size=4, num_workers=2, persistent_workers=True, multiprocessing_context=context
-    )
+    several = DataLoader(mixed, batch_size=4, num_workers=2, persistent_workers=True, multiprocessing_context=context)
     epochs = []
     for epoch in (0, 1, 4):
         mixed.set_epoch(epoch)
@@ -162,9 +158,7 @@ def image_folder(root: Path, transform: Callable | None) -> ImageFolder:
     return ImageFolder(str(root), transform=transform)
 
 
-def test_the_transform_of_an_image_folder_is_used_for_synthetic_images(
-    tmp_path: Path, bank: SyntheticBank
-) -> None:
+def test_the_transform_of_an_image_folder_is_used_for_synthetic_images(tmp_path: Path, bank: SyntheticBank) -> None:
     normalize = v2.Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
     steps = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), normalize])
     mixed = SyntheticMixDataset(image_folder(tmp_path / "data", steps), bank)
@@ -176,9 +170,7 @@ def test_the_transform_of_an_image_folder_is_used_for_synthetic_images(
     assert len(list(DataLoader(mixed, batch_size=15))) == 1
 
 
-def test_a_subset_lends_the_labels_classes_and_transform_of_its_data_set(
-    tmp_path: Path, bank: SyntheticBank
-) -> None:
+def test_a_subset_lends_the_labels_classes_and_transform_of_its_data_set(tmp_path: Path, bank: SyntheticBank) -> None:
     folder = image_folder(tmp_path / "data", to_tensor)
     subset = Subset(Subset(folder, [7, 5, 4, 3]), [1, 2, 3, 0])
     mixed = SyntheticMixDataset(subset, bank)
@@ -206,9 +198,7 @@ def test_labels_are_found_without_reading_images_where_that_can_be(bank: Synthet
         lambda x: torch.tensor([x], dtype=torch.int32),
     ],
 )
-def test_synthetic_labels_take_the_type_of_real_ones(
-    bank: SyntheticBank, label: Callable[[int], Any]
-) -> None:
+def test_synthetic_labels_take_the_type_of_real_ones(bank: SyntheticBank, label: Callable[[int], Any]) -> None:
     mixed = SyntheticMixDataset(Real(FORMS["tensor"], lambda image, x: (image, label(x))), bank)
     real, synthetic = mixed[7][1], mixed[14][1]
     assert type(synthetic) is type(real)
@@ -223,9 +213,7 @@ def test_lists_stay_lists(bank: SyntheticBank) -> None:
 
 
 @pytest.mark.parametrize("keys", [("image", "label"), ("img", "target")])
-def test_dictionary_items_carry_provenance_through_monai_collate(
-    bank: SyntheticBank, keys: tuple[str, str]
-) -> None:
+def test_dictionary_items_carry_provenance_through_monai_collate(bank: SyntheticBank, keys: tuple[str, str]) -> None:
     real = Real(FORMS["tensor"], lambda image, x: {keys[0]: image, keys[1]: x})
     mixed = SyntheticMixDataset(real, bank, image_key=keys[0], label_key=keys[1])
     provenance = {
@@ -253,9 +241,7 @@ def test_dictionary_items_carry_provenance_through_monai_collate(
         assert batch["label"][14] == "c"
 
 
-def test_a_given_transform_gets_pil_or_an_array_where_pil_has_no_form(
-    tmp_path: Path, bank: SyntheticBank
-) -> None:
+def test_a_given_transform_gets_pil_or_an_array_where_pil_has_no_form(tmp_path: Path, bank: SyntheticBank) -> None:
     got: list[Any] = []
 
     def keep(image: Any) -> torch.Tensor:

@@ -37,9 +37,7 @@ def test_holds_the_counts_asked_for_and_numbers_images_within_each_class(bank: S
 
 
 def test_batch_size_does_not_change_the_bank(tmp_path: Path) -> None:
-    banks = [
-        SyntheticBank.generate(FakeSampler(), tmp_path / str(n), per_class=5, batch=n) for n in (1, 7, 256)
-    ]
+    banks = [SyntheticBank.generate(FakeSampler(), tmp_path / str(n), per_class=5, batch=n) for n in (1, 7, 256)]
     for other in banks[1:]:
         assert np.array_equal(banks[0].images, other.images)
         assert np.array_equal(banks[0].labels, other.labels)
@@ -120,9 +118,7 @@ def test_balance_refuses_a_folder_of_other_classes(tmp_path: Path) -> None:
         ({"per_class": 2, "batch": 0}, "batch is 0"),
     ],
 )
-def test_bad_counts_are_refused_before_anything_is_written(
-    tmp_path: Path, arguments: dict, message: str
-) -> None:
+def test_bad_counts_are_refused_before_anything_is_written(tmp_path: Path, arguments: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SyntheticBank.generate(FakeSampler(), tmp_path / "bank", **arguments)
     assert list(tmp_path.iterdir()) == []
@@ -238,9 +234,7 @@ def test_missing_folder_is_a_clear_error(tmp_path: Path) -> None:
         SyntheticBank.open(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(
-    "labels", [[0, 0, 0, 2, 2, 2, 2, 3], [-1, 0, 0, 2, 2, 2, 2, 2], [0, 0, 2, 2, 2, 2, 2, 2]]
-)
+@pytest.mark.parametrize("labels", [[0, 0, 0, 2, 2, 2, 2, 3], [-1, 0, 0, 2, 2, 2, 2, 2], [0, 0, 2, 2, 2, 2, 2, 2]])
 @pytest.mark.parametrize("resigned", [False, True])
 def test_wrong_labels_are_found_on_first_use(bank: SyntheticBank, labels: list[int], resigned: bool) -> None:
     column = np.array(labels, dtype=np.int64)

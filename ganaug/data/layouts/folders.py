@@ -38,17 +38,13 @@ def listing(root: Path) -> Listing:
     if not tree.folders:
         images = [path for path in tree.files if is_image(path)]
         if images:
-            raise DataError(
-                f"Images lie directly in {root} ({few(images)}), so their classes are not known. {WANTED}"
-            )
+            raise DataError(f"Images lie directly in {root} ({few(images)}), so their classes are not known. {WANTED}")
     if len(tree.folders) > 1 and {name.lower() for name in tree.folders} <= _SPLIT_NAMES:
         raise DataError(
             f"The sub-folders of {root} ({few(tree.folders)}) look like splits, not classes. Point to the "
             f"one that you train on, for example {root / tree.folders[0]}. {WANTED}"
         )
-    entries = tuple(
-        Entry(path, label=path.split("/", 1)[0]) for path in tree.files if "/" in path and is_image(path)
-    )
+    entries = tuple(Entry(path, label=path.split("/", 1)[0]) for path in tree.files if "/" in path and is_image(path))
     if not entries:
         raise DataError(
             f"No images were found in the sub-folders of {root}, among {count(len(tree.files), 'file')} such "

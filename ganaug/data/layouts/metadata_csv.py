@@ -38,9 +38,7 @@ def listing(root: Path) -> Listing:
         name, label = row.get("file_name", ""), row.get("label", "")
         if not name or not label:
             missing = "label" if name else "file_name"
-            raise DataError(
-                f"{table}, line {line}: the column '{missing}' is empty. Fill it in, or remove the line."
-            )
+            raise DataError(f"{table}, line {line}: the column '{missing}' is empty. Fill it in, or remove the line.")
         path = _relative(table, line, name)
         require_inside(root, path)
         entries.append(Entry(path, label, row.get("group", ""), row.get("split", "").lower()))
@@ -73,9 +71,7 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     except UnicodeDecodeError as problem:
         raise DataError(f"{table} is not UTF-8 text ({problem.reason}). Save it as CSV UTF-8.") from problem
     except (OSError, csv.Error) as problem:
-        raise DataError(
-            f"{table} cannot be read as CSV ({problem}). Save it as plain CSV with commas."
-        ) from problem
+        raise DataError(f"{table} cannot be read as CSV ({problem}). Save it as plain CSV with commas.") from problem
     absent = [name for name in ("file_name", "label") if name not in header]
     if absent:
         raise DataError(
@@ -90,13 +86,7 @@ def _relative(table: Path, line: int, name: str) -> str:
     """Return a file name from the table as a POSIX path relative to the root; refuse one that leads out."""
     # Tables written on Windows have backslashes; no image worth reading has one in its name.
     path = PurePosixPath(name.replace("\\", "/"))
-    if (
-        "\0" in name
-        or path.is_absolute()
-        or PureWindowsPath(name).drive
-        or ".." in path.parts
-        or not path.parts
-    ):
+    if "\0" in name or path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts or not path.parts:
         raise DataError(
             f"{table}, line {line}: the file name {printable(name)!r} does not lie inside the folder. A path "
             f"relative to {table.parent}, without '..', was wanted."

@@ -51,9 +51,7 @@ def probe(path: Path) -> ImageInfo:
         if _orientation(image) >= 5:  # these turn the image by 90 degrees
             width, height = height, width
         target = _TARGETS[image.mode]
-        return ImageInfo(
-            height, width, 3 if target == "RGB" else 1, "uint16" if target in _GREY16 else "uint8"
-        )
+        return ImageInfo(height, width, 3 if target == "RGB" else 1, "uint16" if target in _GREY16 else "uint8")
 
 
 def read(path: Path) -> np.ndarray:
@@ -85,9 +83,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError(
-            f"{path}: not a PNG, JPEG, TIFF, BMP or WebP image, or its header is damaged"
-        ) from None
+        raise DataError(f"{path}: not a PNG, JPEG, TIFF, BMP or WebP image, or its header is damaged") from None
     except Image.DecompressionBombError:
         raise DataError(_too_large(path)) from None
     except FileNotFoundError:

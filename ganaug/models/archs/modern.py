@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +130,7 @@ class Generator(nn.Module):
             x = change(x)  # on the coarse grid: a quarter of the work
             if tuple(x.shape[2:]) != grid:
                 x = F.interpolate(x, size=grid, mode=self.mode, align_corners=False)
-            for block in stage:
+            for block in cast(nn.ModuleList, stage):
                 x = block(x, embedded)
         if self.head is not None:
             x = F.interpolate(x, size=self.size, mode=self.mode, align_corners=False)
@@ -165,8 +166,7 @@ class Discriminator(nn.Module):
             self.changes.append(nn.Identity() if width == previous else Conv(dims, previous, width, 1, bias=False))
             self.stages.append(
                 nn.ModuleList(
-                    ResidualBlock(dims, width, expansion=expansion, group_width=group_width)
-                    for _ in range(blocks)
+                    ResidualBlock(dims, width, expansion=expansion, group_width=group_width) for _ in range(blocks)
                 )
             )
             previous = width
@@ -185,7 +185,7 @@ class Discriminator(nn.Module):
             if tuple(x.shape[2:]) != grid:
                 x = _downsample(x, grid)
             x = change(x)
-            for block in stage:
+            for block in cast(nn.ModuleList, stage):
                 x = block(x)
         hidden = F.leaky_relu(self.features(F.leaky_relu(x, 0.2).flatten(1)), 0.2)
         projection = (self.project(labels).to(hidden.dtype) * hidden).sum(1) / math.sqrt(hidden.shape[1])

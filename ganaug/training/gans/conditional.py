@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ganaug.config import FitConfig
-from ganaug.models import build_network
+from ganaug.models import build_network, place
 from ganaug.plugins import load_plugin
 from ganaug.training.augment import augment, profile
 from ganaug.training.batches import derived_seed
@@ -46,13 +46,10 @@ class GAN:
         with torch.random.fork_rng(devices=[]):  # the user's own random state stays as it is
             torch.manual_seed(derived_seed(config.seed, "weights"))
             parts = [
-                build_network(
-                    config.arch, part, vars(config), size=size, channels=channels, classes=classes
-                )
+                build_network(config.arch, part, vars(config), size=size, channels=channels, classes=classes)
                 for part in ("Generator", "Discriminator")
             ]
-        layout = torch.channels_last if len(size) == 2 else torch.channels_last_3d
-        self.generator, self.discriminator = (part.to(device, memory_format=layout) for part in parts)
+        self.generator, self.discriminator = (place(part, device) for part in parts)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.optimizers = [self._adam(self.discriminator), self._adam(self.generator)]
         self.random = torch.Generator(device)
@@ -149,7 +146,7 @@ class GAN:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the full state as named tensors: three networks and two optimizers."""
-        named = {}
+        named: dict[str, Tensor] = {}
         for name, network in self._networks().items():
             named |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
         for which, optimizer in enumerate(self.optimizers):
