@@ -22,8 +22,8 @@ class Commands(click.Group):
     """A group whose errors are sentences: exit code 1 failure, 2 usage, 3 bad data, 4 diverged; no tracebacks."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order in which they are used."""
-        return ["inspect", "fit", "sample", "preview", "demo"]
+        """Return the commands in the order of this file, which is the order in which they are used."""
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command and turn errors into messages and exit codes."""
@@ -104,7 +104,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(short_help="What is in a folder, and what would be trained.")
 @click.argument("data", type=FOLDER)
 @grouped
 @click.option(
@@ -119,7 +119,7 @@ def inspect(data: Path, group_regex: str | None, channels: str | None, json_: bo
     """Say what is in DATA, what is wrong with it, and what 'fit' would train."""
     from ganaug.data import format_report, inspect_manifest, scan
 
-    manifest = scan(data, group_regex=group_regex, show_progress=not json_)
+    manifest = scan(data, group_regex=group_regex, max_unreadable=1.0, show_progress=not json_)
     report = inspect_manifest(manifest)
     try:
         from ganaug.training.plan import make_plan
@@ -134,7 +134,7 @@ def inspect(data: Path, group_regex: str | None, channels: str | None, json_: bo
     _show(report, json_, f"{format_report(report)}\n\n{wording}")
 
 
-@main.command()
+@main.command(short_help="Train a generator on a labelled folder.")
 @click.argument("data", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="The run folder to create.")
 @click.option(
@@ -286,7 +286,7 @@ def _parse_size(text: str | None) -> tuple[int, ...] | None:
     return sides
 
 
-@main.command()
+@main.command(short_help="Make synthetic images: files or a bank.")
 @click.argument("run", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="The folder to create.")
 @click.option("--per-class", type=click.IntRange(min=1), default=None, help="As many images of each class.")
@@ -361,7 +361,7 @@ def _parse_counts(text: str | None) -> dict[str, int] | None:
     return counts
 
 
-@main.command()
+@main.command(short_help="Draw a picture of what a generator makes.")
 @click.argument("run", type=FOLDER)
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The PNG file to write.")
 @click.option("--columns", type=click.IntRange(1, 100), default=10, show_default=True, help="Images of each class.")
@@ -408,7 +408,7 @@ def preview(
     _show({"out": str(out), "width": picture.width, "height": picture.height}, json_, f"The picture is {out}.")
 
 
-@main.command()
+@main.command(short_help="The whole story on real data, with a verdict.")
 @click.option("--out", type=FOLDER, default=Path("ganaug-demo"), show_default=True, help="The folder to create.")
 @click.option("--minutes", type=float, default=4.0, show_default=True, help="Time for the training of the generator.")
 @click.option("--seeds", type=click.IntRange(min=2), default=8, show_default=True, help="Trainings of each arm.")

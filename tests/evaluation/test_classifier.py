@@ -135,16 +135,12 @@ def centers(images: torch.Tensor) -> torch.Tensor:
 
 def test_augmentation_of_zero_strength_changes_nothing() -> None:
     images = torch.rand(4, 3, 9, 14) * 2 - 1
-    torch.testing.assert_close(
-        ClassicalAugment(**STILL)(images, torch.Generator()), images, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(ClassicalAugment(**STILL)(images, torch.Generator()), images, atol=1e-5, rtol=0)
 
 
 def test_augmentation_shifts_by_at_most_its_fraction_of_each_side() -> None:
     augment = ClassicalAugment(**(STILL | {"shift": 0.1}))
-    moved = centers(augment(spot(21, 41, 10, 20), torch.Generator().manual_seed(0))) - torch.tensor(
-        [10.0, 20.0]
-    )
+    moved = centers(augment(spot(21, 41, 10, 20), torch.Generator().manual_seed(0))) - torch.tensor([10.0, 20.0])
     assert moved[:, 0].abs().max() <= 2.11
     assert moved[:, 1].abs().max() <= 4.11
     assert moved.std(dim=0).tolist() == pytest.approx([2.1 / 3**0.5, 4.1 / 3**0.5], rel=0.15)
@@ -153,9 +149,7 @@ def test_augmentation_shifts_by_at_most_its_fraction_of_each_side() -> None:
 def test_augmentation_rotates_without_shear_on_a_wide_image() -> None:
     # A spot 10 pixels above the center of an image three times as wide as high keeps its distance.
     augment = ClassicalAugment(**(STILL | {"rotate_deg": 40.0}))
-    moved = centers(augment(spot(33, 99, 6, 49), torch.Generator().manual_seed(0))) - torch.tensor(
-        [16.0, 49.0]
-    )
+    moved = centers(augment(spot(33, 99, 6, 49), torch.Generator().manual_seed(0))) - torch.tensor([16.0, 49.0])
     assert moved.norm(dim=1).tolist() == pytest.approx([10.0] * 200, abs=0.6)
     assert moved[:, 1].abs().max() == pytest.approx(10 * math.sin(math.radians(40)), abs=0.5)
 

@@ -29,12 +29,8 @@ def test_balanced_batches_draw_each_class_equally_often() -> None:
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (0.5, 0.5), (0.7, 0.7), (1.0, 80 / 90)])
-def test_synthetic_share_of_a_class_is_capped_by_its_synthetic_fraction(
-    share: float, expected: float
-) -> None:
-    plan = balanced_batches(
-        MIXED, steps=200, batch=50, seed=0, is_synthetic=SYNTHETIC, synthetic_share=share
-    ).numpy()
+def test_synthetic_share_of_a_class_is_capped_by_its_synthetic_fraction(share: float, expected: float) -> None:
+    plan = balanced_batches(MIXED, steps=200, batch=50, seed=0, is_synthetic=SYNTHETIC, synthetic_share=share).numpy()
     rare = plan[MIXED[plan] == 1]
     assert len(rare) / plan.size == pytest.approx(0.5, abs=0.02)
     assert SYNTHETIC[rare].mean() == pytest.approx(expected, abs=0.03)

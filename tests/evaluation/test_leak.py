@@ -13,9 +13,7 @@ def item(path: str, group: str, sha256: str) -> Item:
     return Item(path=path, label=0, group=group, sha256=sha256, height=8, width=8, channels=1, dtype="uint8")
 
 
-TRAIN = Manifest(
-    Path("train"), ("a", "b"), (item("a/1.png", "patient 1", "11" * 32), item("a/2.png", "", "22" * 32))
-)
+TRAIN = Manifest(Path("train"), ("a", "b"), (item("a/1.png", "patient 1", "11" * 32), item("a/2.png", "", "22" * 32)))
 
 
 def trained_on() -> dict[str, object]:

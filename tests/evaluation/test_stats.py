@@ -78,9 +78,7 @@ def test_interval_covers_the_truth_when_either_source_of_luck_dominates(
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [5, 6, 10])
 @pytest.mark.parametrize(("sizes", "model"), SCENARIOS)
-def test_interval_covers_the_truth_in_93_percent_or_more(
-    sizes: list[int], model: dict[str, float], seeds: int
-) -> None:
+def test_interval_covers_the_truth_in_93_percent_or_more(sizes: list[int], model: dict[str, float], seeds: int) -> None:
     held, above = coverage(1, 3000, seeds, sizes, **model)
     assert held >= 0.93
     assert above <= 0.035

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from ganaug.errors import ConfigError, DataError, ModelFileError
 from ganaug.evaluation.cas import cas
+from ganaug.evaluation.classifier import train_classifier
 from ganaug.evaluation.results import StudyResult
 from ganaug.evaluation.study import run_study
 from ganaug.sampling.bank import SyntheticBank
@@ -27,10 +29,7 @@ def parts() -> Parts:
         "more": [indices[60:120] for indices in order],
         "test": [indices[120:] for indices in order],
     }
-    return {
-        name: (images[np.concatenate(chosen)], labels[np.concatenate(chosen)])
-        for name, chosen in pick.items()
-    }
+    return {name: (images[np.concatenate(chosen)], labels[np.concatenate(chosen)]) for name, chosen in pick.items()}
 
 
 def study(parts: Parts, bank: SyntheticBank, **options: Any) -> StudyResult:
@@ -151,3 +150,19 @@ def test_cas_refuses_a_bank_that_lacks_a_class(parts: Parts) -> None:
     images, labels = parts["more"]
     with pytest.raises(DataError, match=r"synthetic images of 'three' \(0\)"):
         cas(images, labels, images[labels > 0], labels[labels > 0], *parts["test"], classes=CLASSES)
+
+
+def test_cas_trains_both_sides_on_the_same_number_of_images(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def recorded(dataset: Any, **options: Any) -> Any:
+        sizes.append(np.bincount(dataset.targets).tolist())
+        return train_classifier(dataset, **options)
+
+    # By its module: in the package the name "cas" is the function.
+    monkeypatch.setattr(sys.modules["ganaug.evaluation.cas"], "train_classifier", recorded)
+    images, labels = parts["more"]
+    few = np.concatenate([np.flatnonzero(labels == k)[:n] for k, n in enumerate((50, 7, 20))])
+    options: dict[str, Any] = {"classes": CLASSES, "steps": 2, "batch": 8, "seeds": (0,)}
+    cas(*parts["train"], images[few], labels[few], *parts["test"], **options)
+    assert sizes == [[50, 7, 2]] * 2
