@@ -117,13 +117,14 @@ def main() -> None:
 @as_json
 def inspect(data: Path, group_regex: str | None, channels: str | None, json_: bool) -> None:
     """Say what is in DATA, what is wrong with it, and what 'fit' would train."""
-    from ganaug.data import format_report, inspect_manifest, scan
+    from ganaug.data import format_report, inspect_manifest, require_readable, scan
 
     manifest = scan(data, group_regex=group_regex, max_unreadable=1.0, show_progress=not json_)
     report = inspect_manifest(manifest)
     try:
         from ganaug.training.plan import make_plan
 
+        require_readable(manifest)
         settings = {} if channels is None else {"channels": int(channels)}
         plan = make_plan(manifest, settings=settings)
         report["plan"] = plan.to_dict()
@@ -204,7 +205,7 @@ def fit(
     Ctrl-C saves the state and prints the command that goes on. With --minutes the schedules follow the clock; use
     --kimg for a run that can be repeated exactly.
     """
-    from ganaug.config import parse_assignments
+    from ganaug.config import FitConfig, parse_assignments
 
     if minutes is not None and kimg is not None:
         raise click.UsageError("--minutes and --kimg were both given; give one.")
@@ -223,19 +224,23 @@ def fit(
         if context.get_parameter_source(key) is not click.core.ParameterSource.DEFAULT:
             settings[key] = value
 
-    from ganaug.data import scan
+    FitConfig().updated(settings)  # a wrong setting is said before the folder is read
+    from ganaug.data import left_out, scan
+    from ganaug.files import check_output
     from ganaug.training.fit import fit as run_fit
     from ganaug.training.plan import make_plan
 
     plan = None
     if not resume:
+        if not dry_run:
+            check_output(out, overwrite=overwrite, options="--resume or --overwrite")
         manifest = scan(data, group_regex=group_regex, show_progress=not json_)
         plan = make_plan(manifest, recipe=recipe, settings=settings)
         if not json_:
             counts = ", ".join(f"{name} {count}" for name, count in plan.manifest.counts.items())
             click.echo(f"{len(plan.manifest)} images: {counts}")
-            for reason in plan.reasons:
-                click.echo(reason)
+            for sentence in (*left_out(manifest), *plan.reasons):
+                click.echo(sentence)
     if dry_run:
         if plan is None:
             raise click.UsageError("--dry-run and --resume were both given; give one.")
@@ -268,7 +273,8 @@ def fit(
 def _timing_text(timing: Mapping[str, float]) -> str:
     return (
         f"Expected on this machine: {timing['images_per_second']:.0f} images/s, "
-        f"{timing['expected_minutes']:.1f} minutes for {timing['expected_kimg']:.0f} thousand images. Nothing was written."
+        f"{timing['expected_minutes']:.1f} minutes for {timing['expected_kimg']:.0f} thousand images. "
+        "Nothing was written."
     )
 
 

@@ -68,27 +68,37 @@ def read_json(path: Path, error: type[GanaugError], hint: str) -> Any:
         raise error(f"{path} cannot be read as JSON ({problem}). {hint}") from None
 
 
+def check_output(folder: Path, *, overwrite: bool = False, options: str = "--overwrite") -> None:
+    """Raise a ConfigError if `prepare_output` would refuse `folder`; touch nothing.
+
+    `options` names, for the message, the command-line options that the user may add.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"The output {folder} is a file; a folder was wanted. Choose another path.")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise ConfigError(
+            f"The output folder {folder} exists and is not empty. Choose another folder, or add {options}."
+        )
+    if not (folder / MARKER).is_file():
+        raise ConfigError(
+            f"The folder {folder} was not made by ganaug (it has no {MARKER} file), so --overwrite will not "
+            "delete it. Choose another folder, or empty this one yourself."
+        )
+
+
 def prepare_output(folder: Path, *, overwrite: bool = False, options: str = "--overwrite") -> Path:
     """Create an output folder, or refuse one that holds something.
 
     With `overwrite` a folder that ganaug made itself (it carries the marker) is emptied first; anything else stays
-    untouched. `options` names, for the message, the command-line options that the user may add.
+    untouched.
 
     Raises:
         ConfigError: `folder` is a file, or is not empty and may not be replaced.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"The output {folder} is a file; a folder was wanted. Choose another path.")
+    check_output(folder, overwrite=overwrite, options=options)
     if folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise ConfigError(
-                f"The output folder {folder} exists and is not empty. Choose another folder, or add {options}."
-            )
-        if not (folder / MARKER).is_file():
-            raise ConfigError(
-                f"The folder {folder} was not made by ganaug (it has no {MARKER} file), so --overwrite will not "
-                "delete it. Choose another folder, or empty this one yourself."
-            )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
@@ -111,4 +121,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 f"{problem.filename or folder} cannot be written ({problem.strerror}). Choose a folder that you may "
                 "write to."
             ) from problem
-        raise
+        raise GanaugError(
+            f"{problem.filename or folder} cannot be written ({problem.strerror or problem}). Check the path and the "
+            "disk."
+        ) from problem

@@ -20,6 +20,9 @@ from ganaug.data.readers import read
 from ganaug.errors import ConfigError, DataError
 from ganaug.files import sha256_file
 
+MAX_UNREADABLE = 0.10
+"""The share of unreadable files up to which they are skipped; more of them is an error."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -109,7 +112,7 @@ def scan(
     root: str | Path,
     *,
     group_regex: str | None = None,
-    max_unreadable: float = 0.10,
+    max_unreadable: float = MAX_UNREADABLE,
     show_progress: bool = False,
 ) -> Manifest:
     """Read a labelled folder: every file is fully decoded once, so that truncated ones are found now.
@@ -148,14 +151,40 @@ def scan(
             items.append(result)
         else:
             skipped.append((entry.path, result))
-    if len(skipped) > max_unreadable * len(entries):
-        named = "; ".join(f"{printable(path)} ({printable(reason)})" for path, reason in skipped[:3])
+    manifest = Manifest(root, listing.classes, tuple(items), tuple(skipped), listing.ignored)
+    require_readable(manifest, max_unreadable)
+    return manifest
+
+
+def require_readable(manifest: Manifest, max_unreadable: float = MAX_UNREADABLE) -> None:
+    """Raise a DataError if a larger share than `max_unreadable` of the files could not be read."""
+    skipped, files = manifest.skipped, len(manifest.items) + len(manifest.skipped)
+    if len(skipped) > max_unreadable * files:
         raise DataError(
-            f"{len(skipped):,} of {count(len(entries), 'file')} in {shown} cannot be read, more than the "
-            f"{max_unreadable:.0%} that are skipped: {named}{'; …' if len(skipped) > 3 else ''}. Repair or "
-            "remove them, or copy them again from their source."
+            f"{len(skipped):,} of {count(files, 'file')} in {manifest.root} cannot be read, more than the "
+            f"{max_unreadable:.0%} that are skipped: {_named(skipped)}. Repair or remove them, or copy them again from "
+            "their source."
         )
-    return Manifest(root, listing.classes, tuple(items), tuple(skipped), listing.ignored)
+
+
+def left_out(manifest: Manifest) -> tuple[str, ...]:
+    """Return a sentence for people about the files that were skipped, and one about those that are no images."""
+    sentences = []
+    if manifest.skipped:
+        total = len(manifest.items) + len(manifest.skipped)
+        sentences.append(
+            f"Skipped: {len(manifest.skipped):,} of {count(total, 'file')} cannot be read: {_named(manifest.skipped)}."
+        )
+    if manifest.ignored:
+        sentences.append(
+            f"Ignored: {count(len(manifest.ignored), 'file')} that are no images: {few(manifest.ignored)}."
+        )
+    return tuple(sentences)
+
+
+def _named(skipped: tuple[tuple[str, str], ...]) -> str:
+    named = "; ".join(f"{printable(path)} ({printable(reason)})" for path, reason in skipped[:3])
+    return named + ("; …" if len(skipped) > 3 else "")
 
 
 def _listing(shown: Path, root: Path) -> Listing:

@@ -15,10 +15,10 @@ import numpy as np
 
 from ganaug.data.intensity import IntensityMap
 from ganaug.errors import ConfigError, GanaugError, ModelFileError
-from ganaug.files import disk_errors, read_json, write_json
+from ganaug.files import check_output, disk_errors, read_json, write_json
 from ganaug.progress import progress_bar
 from ganaug.sampling.counts import requested_counts
-from ganaug.sampling.folder import check_replaceable, complete_or_absent
+from ganaug.sampling.folder import OVERWRITE, complete_or_absent
 from ganaug.sampling.provenance import provenance
 
 FORMAT = "ganaug-bank"
@@ -140,7 +140,7 @@ class SyntheticBank:
         if batch < 1:
             raise ConfigError(f"batch is {batch}; an integer of 1 or more was wanted.")
         folder = Path(path).resolve()
-        check_replaceable(folder, overwrite)
+        check_output(folder, overwrite=overwrite, options=OVERWRITE)
         labels = np.repeat(np.arange(len(numbers), dtype=np.int64), list(numbers.values()))
         indices = np.concatenate([np.arange(count, dtype=np.int64) for count in numbers.values()])
         columns = {"labels": labels, "indices": indices}

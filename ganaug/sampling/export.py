@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ganaug.files import disk_errors, write_atomic
+from ganaug.files import check_output, disk_errors, write_atomic
 from ganaug.progress import progress_bar
-from ganaug.sampling.folder import check_replaceable, complete_or_absent
+from ganaug.sampling.folder import OVERWRITE, complete_or_absent
 from ganaug.sampling.provenance import provenance
 from ganaug.sampling.sampler import Sampler
 
@@ -62,7 +62,7 @@ def export_folder(
         GanaugError: the disk is full or cannot be written.
     """
     out = Path(out)
-    check_replaceable(out, overwrite)
+    check_output(out, overwrite=overwrite, options=OVERWRITE)
     items = _items(gan.classes, counts, seed)
     total = len(items)
     with (

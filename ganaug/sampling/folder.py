@@ -8,15 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ganaug.files import MARKER, fsync_dir, prepare_output
+from ganaug.files import fsync_dir, prepare_output
 
-
-def check_replaceable(folder: Path, overwrite: bool) -> None:
-    """Raise if `folder` holds anything that may not be replaced; touch nothing."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not (overwrite and (folder / MARKER).is_file()):
-        prepare_output(folder, overwrite=overwrite, options="--overwrite (overwrite=True)")
+OVERWRITE = "--overwrite (overwrite=True)"
+"""What to add, on the command line or in Python, to replace a folder."""
 
 
 @contextmanager

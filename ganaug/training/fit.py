@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ganaug
-from ganaug.data import IntensityMap, load_images, scan
+from ganaug.data import IntensityMap, left_out, load_images, scan
 from ganaug.errors import ConfigError, DataError
 from ganaug.files import disk_errors, prepare_output, write_atomic, write_json
 from ganaug.models.device import choose_device, use_bf16
@@ -137,6 +137,7 @@ def _config_file(planned: Plan, group_regex: str | None) -> dict[str, Any]:
         "ganaug": ganaug.__version__,
         "recipe": planned.recipe,
         "reasons": list(planned.reasons),
+        "left_out": list(left_out(planned.manifest)),
         "group_regex": group_regex,
         "settings": planned.config.to_dict(),
     }

@@ -1,0 +1,148 @@
+"""The networks: any size, identity at first, and the class matters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ganaug.config import FitConfig
+from ganaug.models import build_network, place
+from ganaug.models.archs.modern import FILM_ABOVE, Discriminator, Generator, ResidualBlock
+from tests.tiny import NETWORK, randomize
+
+SIZES = [(8, 8), (28, 28), (45, 37), (64, 48), (9, 16, 12)]
+
+
+def _network(part: str, size: tuple[int, ...], *, channels: int = 1, stem: int = 1, **changes: Any) -> nn.Module:
+    torch.manual_seed(0)
+    settings = vars(FitConfig(**{**NETWORK, "stem": stem, **changes}))
+    return build_network("modern", part, settings, size=size, channels=channels, classes=3)
+
+
+@pytest.mark.parametrize("stem", [1, 2, 4])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", SIZES)
+def test_any_size_and_channel_count_goes_through_both_networks(
+    size: tuple[int, ...], channels: int, stem: int
+) -> None:
+    generator, discriminator = (
+        _network(part, size, channels=channels, stem=stem) for part in ("Generator", "Discriminator")
+    )
+    randomize(generator)
+    latents, labels = torch.randn(2, 8), torch.tensor([0, 2])
+    images = generator(latents, labels)
+    assert images.shape == (2, channels, *size)
+    logits = discriminator(images, labels)
+    assert logits.shape == (2,)
+    logits.sum().backward()
+    for name, parameter in generator.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("size", [(28, 28), (9, 16, 12)])
+def test_every_pixel_reaches_the_logit_and_is_reached_by_the_latents(size: tuple[int, ...]) -> None:
+    generator, discriminator = (_network(part, size, stem=2) for part in ("Generator", "Discriminator"))
+    randomize(generator)
+    randomize(discriminator)
+    images = generator(torch.randn(8, 8), torch.zeros(8, dtype=torch.int64)).detach().requires_grad_()
+    assert (images.std(0) > 0).all()
+    (slope,) = torch.autograd.grad(discriminator(images, torch.zeros(8, dtype=torch.int64)).sum(), images)
+    assert (slope.abs().sum(0) > 0).all()
+
+
+@pytest.mark.parametrize("size", [(28, 28), (9, 16, 12)])
+@pytest.mark.parametrize("part", ["Generator", "Discriminator"])
+def test_at_first_every_residual_block_is_the_identity(part: str, size: tuple[int, ...]) -> None:
+    network = _network(part, size, blocks=2)
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    assert len(blocks) == 6
+    for block in blocks:
+        x = torch.randn(2, block.reduce.weight.shape[1], *[4] * len(size))
+        assert torch.equal(block(x, torch.randn(2, 4)), x)
+
+
+def test_film_modulates_only_above_its_size_and_not_at_first() -> None:
+    generator = _network("Generator", (32, 32))
+    assert isinstance(generator, Generator)
+    for grid, stage in zip(generator.grids, generator.stages, strict=True):
+        assert isinstance(stage, nn.ModuleList)
+        for block in stage:
+            assert (block.film is not None) == (max(grid) > FILM_ABOVE)
+            if block.film is not None:
+                assert not any(parameter.any() for parameter in block.film.parameters())
+
+
+def test_the_class_reaches_the_image_through_film_alone_once_film_is_not_zero() -> None:
+    generator = _network("Generator", (16, 16))
+    assert isinstance(generator, Generator)
+    latents, labels = torch.randn(1, 8).repeat(3, 1), torch.arange(3)
+    with torch.no_grad():
+        generator.input.weight[:, 8:] = 0  # the other way in: the embedding joined to z
+        for block in generator.modules():
+            if isinstance(block, ResidualBlock):
+                nn.init.normal_(block.expand.weight, std=0.3)
+        before = generator(latents, labels)
+        for block in generator.modules():
+            if isinstance(block, ResidualBlock) and block.film is not None:
+                nn.init.normal_(block.film.weight, std=0.3)
+        after = generator(latents, labels)
+    assert torch.equal(before[0], before[1])
+    assert (after[0] - after[1]).abs().mean() > 0.01
+    assert (after[0] - after[2]).abs().mean() > 0.01
+
+
+def test_the_class_reaches_the_image_through_the_embedding_from_the_start() -> None:
+    generator = _network("Generator", (16, 16))
+    images = generator(torch.randn(1, 8).repeat(2, 1), torch.tensor([0, 1]))
+    assert (images[0] - images[1]).abs().mean() > 0.01
+
+
+def test_the_class_changes_the_logit_of_the_same_image() -> None:
+    discriminator = _network("Discriminator", (16, 16))
+    logits = discriminator(torch.randn(1, 1, 16, 16).repeat(3, 1, 1, 1), torch.arange(3))
+    assert len(set(logits.tolist())) == 3
+    assert isinstance(discriminator, Discriminator)
+    nn.init.zeros_(discriminator.project.weight)
+    logits = discriminator(torch.randn(1, 1, 16, 16).repeat(3, 1, 1, 1), torch.arange(3))
+    assert torch.allclose(logits, logits[:1].expand(3))
+
+
+@pytest.mark.parametrize("part", ["Generator", "Discriminator"])
+def test_images_of_a_batch_do_not_see_each_other(part: str) -> None:
+    """No batch statistics: a relativistic pair and a gradient penalty need each logit to come from its own image."""
+    network = _network(part, (16, 16)).double()
+    randomize(network)
+    inputs = (torch.randn(4, 8) if part == "Generator" else torch.randn(4, 1, 16, 16)).double()
+    labels = torch.tensor([0, 1, 2, 0])
+    whole = network(inputs, labels)
+    assert torch.allclose(whole, torch.cat([network(inputs[i : i + 1], labels[i : i + 1]) for i in range(4)]))
+
+
+def test_the_first_images_and_logits_have_a_sensible_scale() -> None:
+    for size in ((16, 16), (45, 37), (128, 128)):
+        generator, discriminator = (_network(part, size, widths=(64, 32)) for part in ("Generator", "Discriminator"))
+        labels = torch.arange(64) % 3
+        with torch.no_grad():
+            images = generator(torch.randn(64, 8), labels)
+            logits = discriminator(images.clamp(-1, 1), labels)
+        assert 0.1 < images.std() < 3
+        assert 0.01 < logits.std() < 10
+
+
+def test_place_keeps_the_numbers() -> None:
+    network = _network("Generator", (16, 16))
+    inputs = torch.randn(2, 8), torch.tensor([0, 1])
+    before = network(*inputs)
+    assert torch.allclose(place(network, "cpu")(*inputs), before, atol=1e-5)
+
+
+def test_build_network_takes_its_settings_from_all_of_a_config() -> None:
+    narrow, wide = (
+        sum(p.numel() for p in _network("Generator", (16, 16), widths=widths).parameters())
+        for widths in ((8, 8), (32, 16))
+    )
+    assert narrow < wide
