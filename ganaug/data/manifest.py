@@ -83,8 +83,7 @@ class Manifest:
 
     def training_part(self) -> Manifest:
         """Return the items that may be trained on: not those whose table row names another split."""
-        kept = [i for i, item in enumerate(self.items) if item.split in ("", "train", "training")]
-        return self if len(kept) == len(self) else self.subset(kept)
+        return replace(self, items=tuple(item for item in self.items if item.split in ("", "train", "training")))
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``train_manifest.json`` stores: classes; path, label, hash, hashed group of each file.

@@ -157,8 +157,8 @@ size_categories:
 ---
 # Synthetic images
 
-Every image here was made by a generative model; none shows a real case. Use them to train, never to test or to diagnose.
-They may repeat biases, and faint traces, of the images that the model was trained on: the same terms hold.
+Every image here was made by a generative model; none shows a real case. Use them to train, never to test or to
+diagnose. They may repeat biases, and faint traces, of the images that the model was trained on: the same terms hold.
 
 | class | images here | real images the model saw |
 |---|---|---|
