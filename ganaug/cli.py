@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from ganaug import __version__
-from ganaug.errors import ConfigError, GanaugError
+from ganaug.errors import ConfigError, GanaugError, Interrupted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +31,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except GanaugError as problem:
-            click.echo(f"Error: {problem}", err=True)
+            click.echo(str(problem) if isinstance(problem, Interrupted) else f"Error: {problem}", err=True)
             ctx.exit(problem.exit_code)
         except KeyboardInterrupt:
             click.echo("Stopped. Nothing that was complete is lost; the same command starts again.", err=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ganaug.errors import GanaugError
@@ -31,11 +31,10 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        # A clone: the averaged and the trained network may share memory right after a copy.
-        save_file(
-            {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()},
-            partial / "state.safetensors",
-        )
+        # Clones: the averaged and the trained network may share memory. Bytes through Python's own files: safetensors'
+        # writer would hide the reason when the disk is full.
+        copies = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+        (partial / "state.safetensors").write_bytes(save(copies))
         write_json(partial / "state.json", dict(state))
         for path in partial.iterdir():
             _fsync_file(path)
