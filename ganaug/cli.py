@@ -241,7 +241,7 @@ def fit(
         manifest = scan(data, group_regex=group_regex, show_progress=not json_)
         plan = make_plan(manifest, recipe=recipe, settings=settings)
         if not json_:
-            counts = ", ".join(f"{name} {count}" for name, count in plan.manifest.counts.items())
+            counts = ", ".join(f"{name}: {count}" for name, count in plan.manifest.counts.items())
             click.echo(f"{len(plan.manifest)} images: {counts}")
             for sentence in (*left_out(manifest), *plan.reasons):
                 click.echo(sentence)
@@ -299,9 +299,9 @@ def _parse_size(text: str | None) -> tuple[int, ...] | None:
 @main.command(short_help="Make synthetic images: files or a bank.")
 @click.argument("run", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="The folder to create.")
-@click.option("--per-class", type=click.IntRange(min=1), default=None, help="As many images of each class.")
+@click.option("--per-class", type=click.IntRange(min=1), default=None, help="This many images of each class.")
 @click.option("--balance", type=FOLDER, default=None, metavar="DATA", help="Fill each class of DATA up to its largest.")
-@click.option("--counts", default=None, metavar="A=10,B=20", help="So many images of the named classes.")
+@click.option("--counts", default=None, metavar="A=10,B=20", help="This many of each named class.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other images.")
 @click.option(
     "--format",
@@ -336,6 +336,10 @@ def sample(
     from ganaug.sampling.counts import requested_counts
     from ganaug.sampling.export import export_folder
 
+    if balance is not None and out.resolve().is_relative_to(balance.resolve()):
+        raise click.UsageError(
+            f"--out {out} lies inside {balance}, where it would become a class. Choose another folder."
+        )
     gan = load(run, device=device)
     numbers = requested_counts(gan.classes, counts=wanted, per_class=per_class, balance=balance)
     common: dict[str, Any] = {
@@ -355,7 +359,7 @@ def sample(
         }
     else:
         summary = export_folder(gan, out, **common)
-    made = ", ".join(f"{name} {count}" for name, count in numbers.items())
+    made = ", ".join(f"{name}: {count}" for name, count in numbers.items())
     _show(summary, json_, f"{summary['images']} synthetic images in {out}: {made}")
 
 
@@ -367,6 +371,8 @@ def _parse_counts(text: str | None) -> dict[str, int] | None:
         name, equals, number = part.rpartition("=")
         if not equals or not name.strip() or not number.strip().isdigit():
             raise click.UsageError(f"--counts {text} was given; CLASS=NUMBER,… was wanted, such as a=10,b=20.")
+        if name.strip() in counts:
+            raise click.UsageError(f"--counts names {name.strip()!r} twice. Give each class once.")
         counts[name.strip()] = int(number)
     return counts
 

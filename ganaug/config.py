@@ -63,7 +63,7 @@ class FitConfig:
     stem: int = 1
     """Factor by which the finest residual stage is coarser than the image; 2 makes a step about four times cheaper."""
     base: int = 4
-    """The longest side of the base grid stays below twice this many pixels."""
+    """The grid is halved while its longest side stays at this many pixels or more."""
 
     lr: Pair = (2e-4, 5e-5)
     """Learning rate of both networks."""
@@ -116,7 +116,7 @@ class FitConfig:
             "snapshots": (self.snapshots >= 1, "at least 1"),
             "size": (
                 self.size is None or (len(self.size) == 2 and all(8 <= side <= 1024 for side in self.size)),
-                "two sides between 8 and 1024 pixels, such as 64x64",
+                "two sides between 8 and 1024 pixels, such as [64, 64]",
             ),
         }
         for name, (good, wanted) in checks.items():

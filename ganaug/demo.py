@@ -26,6 +26,7 @@ from ganaug.evaluation.cas import cas
 from ganaug.evaluation.leak import refuse_leak
 from ganaug.evaluation.study import run_study
 from ganaug.files import disk_errors, prepare_output, write_json
+from ganaug.models.device import choose_device
 from ganaug.sampling import Sampler, SyntheticBank, load
 from ganaug.sampling.counts import balancing_counts
 from ganaug.sampling.export import export_folder
@@ -128,15 +129,18 @@ def run_demo(
                 f"{len(bank)} in the bank {out / 'bank'}"
             )
             say(f"A picture, real beside synthetic: {out / 'real-and-synthetic.png'}")
+        place = choose_device(device)
         arrays = (*_arrays(train, gan), *_arrays(test, gan))
         with chapter("Does the generator know the classes?  (train on synthetic alone, test on real)"):
             score = cas(
                 arrays[0], arrays[1], np.asarray(bank.images), np.asarray(bank.labels), arrays[2], arrays[3],
-                classes=gan.classes, steps=steps, seeds=range(3), show_progress=talk,
+                classes=gan.classes, steps=steps, seeds=range(3), device=place, show_progress=talk,
             )  # fmt: skip
             say(_score_text(score))
         with chapter("Does it help?  (the same classifier, equal steps, paired seeds)"):
-            study = run_study(*arrays, bank, classes=gan.classes, seeds=range(seeds), steps=steps, show_progress=talk)
+            study = run_study(
+                *arrays, bank, classes=gan.classes, seeds=range(seeds), steps=steps, device=place, show_progress=talk
+            )
             verdict = study.verdict
             assert verdict is not None
             say(study.table())

@@ -122,6 +122,6 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 "write to."
             ) from problem
         raise GanaugError(
-            f"{problem.filename or folder} cannot be written ({problem.strerror or problem}). Check the path and the "
-            "disk."
+            f"{problem.filename or folder} cannot be read or written ({problem.strerror or problem}). "
+            "Check the path and the disk."
         ) from problem

@@ -21,5 +21,5 @@ def load_plugin(package: str, name: str) -> ModuleType:
     names = plugin_names(package)
     if module not in names:
         kind = package.rpartition(".")[2]
-        raise ConfigError(f"There is no {name!r} among the {kind}. Known: {', '.join(names)}.")
+        raise ConfigError(f"There is no {name!r} among the {kind}. Known: {', '.join(names)}. Use one of these.")
     return importlib.import_module(f"{package}.{module}")

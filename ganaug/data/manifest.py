@@ -86,13 +86,12 @@ class Manifest:
         return replace(self, items=tuple(item for item in self.items if item.split in ("", "train", "training")))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``train_manifest.json`` stores: classes; path, label, hash, hashed group of each file.
+        """Return what ``train_manifest.json`` stores: classes; label, hash and hashed group of each file.
 
-        Groups are hashed because they are often patient identifiers.
+        No paths, and groups only as hashes: both often name patients, and a run folder may be passed on.
         """
         files = [
             {
-                "path": item.path,
                 "label": item.label,
                 "sha256": item.sha256,
                 "group_hash": hash_group(item.group),

@@ -16,24 +16,24 @@ def refuse_leak(train_manifest: Mapping[str, Any], held_out: Manifest) -> None:
     their bytes, so that a renamed or moved copy is found too, and groups by the SHA-256 of their names.
 
     Raises:
-        LeakError: naming the held-out files, and the training files that they meet.
+        LeakError: naming the held-out files.
         ModelFileError: `train_manifest` is not such a manifest.
     """
     try:
-        by_file = {str(entry["sha256"]): str(entry["path"]) for entry in train_manifest["files"]}
-        by_group = {str(entry["group_hash"]): str(entry["path"]) for entry in train_manifest["files"]}
+        files = {str(entry["sha256"]) for entry in train_manifest["files"]}
+        groups = {str(entry["group_hash"]) for entry in train_manifest["files"]}
     except (KeyError, TypeError) as problem:
         raise ModelFileError(
             f"The train_manifest.json of the run lacks or garbles a field ({type(problem).__name__}: "
             f"{problem}); without it nobody can say that the test images are unseen. Restore the run folder, "
             "or train again."
         ) from None
-    copies, relatives = [], []
-    for item in held_out.items:
-        if item.sha256 in by_file:
-            copies.append(f"{item.path} (the same file as {by_file[item.sha256]})")
-        elif (group := hash_group(item.group)) in by_group:
-            relatives.append(f"{item.path} (of the same group as {by_group[group]})")
+    copies = [f"{item.path} (a training file)" for item in held_out.items if item.sha256 in files]
+    relatives = [
+        f"{item.path} (of a training group)"
+        for item in held_out.items
+        if item.sha256 not in files and hash_group(item.group) in groups
+    ]
     found = copies + relatives
     if found:
         shown = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")

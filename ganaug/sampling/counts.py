@@ -73,7 +73,7 @@ def requested_counts(
     if isinstance(balance, Mapping):
         return balancing_counts(check_counts(balance, classes))
     assert balance is not None
-    manifest = scan(Path(balance))
+    manifest = scan(Path(balance)).training_part()
     if tuple(manifest.classes) != tuple(classes):
         raise ModelFileError(
             f"The folder {balance} has the classes {', '.join(manifest.classes)}, but the model makes "

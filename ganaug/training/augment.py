@@ -1,4 +1,4 @@
-"""Discriminator augmentation: real and fake images go through the same random changes, so that a few images suffice.
+"""Discriminator augmentation: real and fake images are changed at random in the same way, so that a few images suffice.
 
 Source: Karras et al., "Training generative adversarial networks with limited data" (2020): changes applied with a
 probability well below 1 do not leak into the generated images. Profiles hold what the anatomy allows; the default does

@@ -78,8 +78,9 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], li
                 damaged,
             )
         except (OSError, ValueError, AttributeError, SafetensorError) as problem:
-            damaged.append(f"The checkpoint {path} is damaged ({problem}); the one before it is tried.")
-    raise GanaugError(f"There is no good checkpoint in {folder}. {' '.join(damaged)} Start anew with --overwrite.")
+            damaged.append(f"The checkpoint {path} is damaged ({problem}).")
+    found = " ".join([f"There is no good checkpoint in {folder}.", *damaged])
+    raise GanaugError(f"{found} Restore the folder from a copy, or start anew with --overwrite.")
 
 
 def _fsync_file(path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import shlex
+import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from ganaug.progress import progress_bar
 from ganaug.training.batches import DeviceImages
 from ganaug.training.checkpoint import checkpoints
 from ganaug.training.loop import Trainer
-from ganaug.training.plan import Plan, make_plan
+from ganaug.training.plan import Plan, make_plan, with_length
 from ganaug.training.report import write_report
 from ganaug.training.run import Run
 
@@ -64,16 +66,18 @@ def fit(
     if resume and fresh and run.path.is_dir() and any(run.path.iterdir()):
         raise ConfigError(f"{run.path} is not a run that can be resumed: it has no config.json. Choose another folder.")
     if not fresh:
-        planned = _stored_plan(run, data, settings, group_regex, show_progress)
+        planned = _stored_plan(run, data, recipe, group_regex, settings, show_progress)
+        group_regex = run.config_file().get("group_regex")
     elif planned is None:
         manifest = scan(Path(data), group_regex=group_regex, show_progress=show_progress)
         planned = make_plan(manifest, recipe=recipe, settings=settings)
     with disk_errors(run.path):
         if fresh:
+            _refuse_inside(run.path, Path(data))
             prepare_output(run.path, overwrite=overwrite, options="--resume or --overwrite")
             write_json(run.manifest_path, planned.manifest.to_json())
-            write_json(run.config_path, _config_file(planned, group_regex))
-        trainer = _trainer(planned, run, data, group_regex, show_progress)
+        write_json(run.config_path, _config_file(planned, group_regex))
+        trainer = _trainer(planned, run, data, show_progress)
         if not fresh and checkpoints(run.checkpoints):
             _report_damage(trainer.resume())
             _drop_later_metrics(run, trainer.state.step * planned.config.batch / 1000)
@@ -86,7 +90,15 @@ def fit(
     return run
 
 
-def _trainer(planned: Plan, run: Run, data: str | Path, group_regex: str | None, show_progress: bool) -> Trainer:
+def _refuse_inside(out: Path, data: Path) -> None:
+    if out.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(
+            f"The output {out} lies inside the data folder {data}, where its pictures would be taken for a class. "
+            "Choose a folder outside of it."
+        )
+
+
+def _trainer(planned: Plan, run: Run, data: str | Path, show_progress: bool) -> Trainer:
     manifest, config = planned.manifest, planned.config
     pixels = load_images(
         manifest,
@@ -118,9 +130,6 @@ def _trainer(planned: Plan, run: Run, data: str | Path, group_regex: str | None,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         },
     )
-    words = ["ganaug", "fit", str(data), "--out", str(run.path), "--resume"]
-    if group_regex is not None:
-        words += ["--group-regex", group_regex]
     return Trainer(
         gan,
         DeviceImages(pixels, manifest.labels, intensity, device),
@@ -128,7 +137,7 @@ def _trainer(planned: Plan, run: Run, data: str | Path, group_regex: str | None,
         config=config,
         header=header,
         run=run,
-        resume_command=shlex.join(words),
+        resume_command=shlex.join(["ganaug", "fit", str(data), "--out", str(run.path), "--resume"]),
     )
 
 
@@ -144,30 +153,34 @@ def _config_file(planned: Plan, group_regex: str | None) -> dict[str, Any]:
 
 
 def _stored_plan(
-    run: Run, data: str | Path, settings: Mapping[str, Any], group_regex: str | None, show_progress: bool
+    run: Run, data: str | Path, recipe: str, group_regex: str | None, settings: Mapping[str, Any], show_progress: bool
 ) -> Plan:
     """Return the plan of a run that is resumed, after checking that the folder is still the same."""
-    fixed = sorted(set(settings) - MAY_CHANGE)
+    stored = run.config_file()
+    before = {"recipe": stored.get("recipe"), "group_regex": stored.get("group_regex")}
+    now = {
+        "recipe": before["recipe"] if recipe == "auto" else recipe,
+        "group_regex": group_regex or before["group_regex"],
+    }
+    fixed = sorted({*settings} - MAY_CHANGE) + [key for key in before if before[key] != now[key]]
     if fixed:
         raise ConfigError(
-            f"A resumed run keeps its settings, but {', '.join(fixed)} was given. Leave it out, or start a new run; "
-            f"only {', '.join(sorted(MAY_CHANGE))} may change."
+            f"A resumed run keeps its settings, but another {', '.join(fixed)} was given. Leave it out, or start a new "
+            f"run; only {', '.join(sorted(MAY_CHANGE))} may change."
         )
-    config = run.config().updated(settings)
-    manifest = scan(Path(data), group_regex=group_regex, show_progress=show_progress).training_part()
-    before = {(entry["path"], entry["sha256"]) for entry in run.train_manifest()["files"]}
-    now = {(item.path, item.sha256) for item in manifest.items}
-    if before != now:
+    config = run.config().updated(with_length(settings))
+    manifest = scan(Path(data), group_regex=before["group_regex"], show_progress=show_progress).training_part()
+    old = Counter((entry["label"], entry["sha256"]) for entry in run.train_manifest()["files"])
+    new = Counter((item.label, item.sha256) for item in manifest.items)
+    if old != new:
         raise DataError(
-            f"{data} is not the folder that {run.path} was started with: {len(before - now)} files are missing or "
-            f"changed and {len(now - before)} are new. Give the same folder, or start a new run."
+            f"{data} is not the folder that {run.path} was started with: {(old - new).total()} files are missing or "
+            f"changed and {(new - old).total()} are new. Give the same folder, or start a new run."
         )
-    return Plan(manifest, config, "stored", ())
+    return Plan(manifest, config, str(stored.get("recipe")), tuple(stored.get("reasons", ())))
 
 
 def _report_damage(lines: list[str]) -> None:
-    import sys
-
     for line in lines:
         print(line, file=sys.stderr)
 

@@ -9,15 +9,21 @@ from torch import Tensor
 from ganaug.errors import DivergedError
 
 COLLAPSED = 0.1
-"""A class whose samples are this much closer to each other than its real images has collapsed."""
+"""Below this ratio of the samples' pairwise distance to the real images', a class has collapsed."""
 
 
 class FiniteGuard:
     """Counts skipped steps: rolls back after 3 in a row, gives up after 2 rollbacks."""
 
-    def __init__(self, *, patience: int = 3, rollbacks: int = 2) -> None:
-        self.patience, self.allowed = patience, rollbacks
-        self.in_a_row = self.skipped = self.rollbacks = 0
+    patience = 3
+    allowed = 2
+
+    def __init__(self, *, in_a_row: int = 0, skipped: int = 0, rollbacks: int = 0) -> None:
+        self.in_a_row, self.skipped, self.rollbacks = in_a_row, skipped, rollbacks
+
+    def state(self) -> dict[str, int]:
+        """Return the counters, as the arguments that restore them."""
+        return dict(vars(self))
 
     def must_roll_back(self, finite: bool) -> bool:
         """Take note of a step; return whether the run must go back to its last checkpoint.

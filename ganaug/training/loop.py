@@ -22,7 +22,7 @@ from ganaug.models.latents import latents_for
 from ganaug.models.modelfile import ModelHeader, save_model
 from ganaug.progress import Progress
 from ganaug.training.batches import BalancedBatches, DeviceImages
-from ganaug.training.checkpoint import load_checkpoint, save_checkpoint
+from ganaug.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from ganaug.training.guards import COLLAPSED, FiniteGuard, class_diversity, pairwise_distance
 from ganaug.training.run import Run
 
@@ -92,10 +92,12 @@ class Trainer:
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the state is saved.
-            DivergedError: rollbacks did not help, or every class collapsed.
+            DivergedError: rollbacks did not help, or the classes collapsed (on average).
         """
-        metrics: dict[str, Any] = {}
+        metrics: dict[str, Any] = (self.run.metrics() or [{}])[-1]
         note = ""
+        if not checkpoints(self.run.checkpoints):
+            self.save()  # there is always a state to roll back to, or to resume from
         with _stop_signal() as stop:
             while (done := self.fraction()) < 1.0:
                 start = time.monotonic()
@@ -125,7 +127,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of the present state."""
-        state = {**vars(self.state), "attempt": self.gan.attempt, "skipped": self.guard.skipped}
+        state = {**vars(self.state), "attempt": self.gan.attempt, "guard": self.guard.state()}
         save_checkpoint(self.run.checkpoints, self.state.step, self.gan.tensors(), state)
 
     def resume(self) -> list[str]:
@@ -133,15 +135,15 @@ class Trainer:
         tensors, state, damaged = load_checkpoint(self.run.checkpoints)
         self.gan.load_tensors(tensors)
         self.gan.attempt = int(state["attempt"])
-        self.guard.skipped = int(state["skipped"])
+        self.guard = FiniteGuard(**state["guard"])
         self.state = _State(int(state["step"]), float(state["elapsed_s"]), int(state["snapshots"]))
         return damaged
 
     def _roll_back(self) -> None:
-        elapsed, attempt = self.state.elapsed_s, self.gan.attempt + 1
+        elapsed, attempt, guard = self.state.elapsed_s, self.gan.attempt + 1, self.guard
         self.resume()
         # Not the same numbers again: another attempt draws other latents, at half the learning rate.
-        self.state.elapsed_s, self.gan.attempt = elapsed, attempt
+        self.state.elapsed_s, self.gan.attempt, self.guard = elapsed, attempt, guard
 
     def _snapshot(self, losses: dict[str, Tensor]) -> dict[str, Any]:
         self.state.snapshots = max(self.state.snapshots + 1, int(self.fraction() * self.config.snapshots))

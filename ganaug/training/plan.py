@@ -56,7 +56,7 @@ def make_plan(manifest: Manifest, *, recipe: str = "auto", settings: Mapping[str
         DataError: the images cannot be trained on; the message says what to change.
         ConfigError: a setting or a recipe does not exist or does not fit.
     """
-    given = dict(settings or {})
+    given = with_length(settings or {})
     manifest = manifest.training_part()
     require_trainable(manifest)
     named = {} if recipe == "auto" else load_recipe(recipe)
@@ -81,6 +81,11 @@ def make_plan(manifest: Manifest, *, recipe: str = "auto", settings: Mapping[str
     load_plugin("ganaug.training.losses", config.loss)
     choose_device(config.device)
     return Plan(manifest, config, recipe, tuple(reasons))
+
+
+def with_length(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of `settings` in which a given `kimg` is not overruled by minutes from elsewhere."""
+    return {"minutes": None, **settings} if "kimg" in settings else dict(settings)
 
 
 def choose_recipe(size: tuple[int, int]) -> tuple[str, str]:

@@ -45,8 +45,7 @@ def write_report(run: Run) -> None:
     manifest = run.train_manifest()
     counts = dict.fromkeys(manifest["classes"], 0)
     for entry in manifest["files"]:
-        label = entry["label"]
-        counts[label if isinstance(label, str) else manifest["classes"][label]] += 1
+        counts[manifest["classes"][entry["label"]]] += 1
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     html = page.render(
         name=run.path.resolve().name,

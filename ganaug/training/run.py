@@ -12,12 +12,17 @@ from ganaug.errors import ConfigError
 from ganaug.files import read_json
 from ganaug.models.modelfile import FILE_NAME
 
+_HINT = "Is this a run folder that 'ganaug fit' wrote?"
+
 
 @dataclass(frozen=True)
 class Run:
     """A run folder on disk."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
 
     @property
     def model_path(self) -> Path:
@@ -56,12 +61,18 @@ class Run:
 
     def config(self) -> FitConfig:
         """Read the settings of the run."""
-        values = read_json(self.config_path, ConfigError, "Is this a run folder that 'ganaug fit' wrote?")
-        return FitConfig.from_dict(values["settings"], source=str(self.config_path))
+        return FitConfig.from_dict(self.config_file()["settings"], source=str(self.config_path))
+
+    def config_file(self) -> dict[str, Any]:
+        """Read config.json: the settings, and how they came about."""
+        values = read_json(self.config_path, ConfigError, _HINT)
+        if not isinstance(values, dict) or not isinstance(values.get("settings"), dict):
+            raise ConfigError(f"{self.config_path} has no settings. {_HINT}")
+        return values
 
     def train_manifest(self) -> dict[str, Any]:
         """Read the manifest of the training files."""
-        return read_json(self.manifest_path, ConfigError, "Is this a run folder that 'ganaug fit' wrote?")
+        return read_json(self.manifest_path, ConfigError, _HINT)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read the snapshots' metrics, oldest first; a line cut short by a crash is left out."""

@@ -306,7 +306,8 @@ def test_the_stored_manifest_carries_hashes_and_no_patient(tmp_path: Path) -> No
     manifest = scan(tmp_path)
     stored = json.loads(json.dumps(manifest.to_json()))
     assert stored["classes"] == ["a", "b"]
-    assert [entry["path"] for entry in stored["files"]] == ["a/x.png", "a/y.png", "b/x.png", "b/y.png"]
+    assert len(stored["files"]) == 4
+    assert "x.png" not in json.dumps(stored)
     assert [entry["label"] for entry in stored["files"]] == [0, 0, 1, 1]
     assert stored["files"][0]["group_hash"] == hashlib.sha256(b"Mueller").hexdigest()
     assert stored["files"][0]["group_hash"] == stored["files"][2]["group_hash"]

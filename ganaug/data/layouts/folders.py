@@ -42,7 +42,7 @@ def listing(root: Path) -> Listing:
     if len(tree.folders) > 1 and {name.lower() for name in tree.folders} <= _SPLIT_NAMES:
         raise DataError(
             f"The sub-folders of {root} ({few(tree.folders)}) look like splits, not classes. Point to the "
-            f"one that you train on, for example {root / tree.folders[0]}. {WANTED}"
+            f"one that you train on. {WANTED}"
         )
     entries = tuple(Entry(path, label=path.split("/", 1)[0]) for path in tree.files if "/" in path and is_image(path))
     if not entries:

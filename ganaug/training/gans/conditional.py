@@ -27,7 +27,7 @@ class GAN:
         channels: channels of the images.
         classes: number of classes.
         device: where to train.
-        bf16: run the networks under bfloat16 autocast; parameters, penalties and optimizer stay float32.
+        bf16: run the networks under bfloat16 autocast; parameters, optimizer and the penalties' sums stay float32.
     """
 
     def __init__(
@@ -168,6 +168,11 @@ class GAN:
                 index, _, entry = key.partition("/")
                 state.setdefault(int(index), {})[entry] = value
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            for parameter, entries in optimizer.state.items():
+                for key, value in entries.items():
+                    # The fused update walks through memory: moments need the layout of their parameter.
+                    if value.shape == parameter.shape:
+                        entries[key] = torch.empty_like(parameter).copy_(value)
 
     def _networks(self) -> dict[str, nn.Module]:
         return {

@@ -1,0 +1,232 @@
+"""The step of the conditional GAN: what it changes, and that it learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ganaug.config import FitConfig
+from ganaug.training.batches import BalancedBatches
+from ganaug.training.gans import conditional
+from ganaug.training.gans.conditional import GAN
+from tests.tiny import NETWORK
+
+
+def _gan(*, size: tuple[int, int] = (16, 16), channels: int = 1, bf16: bool = False, **changes: Any) -> GAN:
+    config = FitConfig(**{**NETWORK, "batch": 8, **changes})
+    return GAN(config, size=size, channels=channels, classes=2, device=torch.device("cpu"), bf16=bf16)
+
+
+def _batch(size: tuple[int, int] = (16, 16), channels: int = 1) -> tuple[Tensor, Tensor]:
+    source = torch.Generator().manual_seed(0)
+    return torch.rand(8, channels, *size, generator=source) * 2 - 1, torch.arange(8) % 2
+
+
+def _copy(gan: GAN) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in gan.tensors().items()}
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("size", "channels", "stem"), [((16, 16), 1, 1), ((13, 22), 3, 1), ((28, 28), 1, 2), ((8, 8), 3, 1)]
+)
+def test_steps_stay_finite_and_train_every_network(
+    size: tuple[int, int], channels: int, stem: int, bf16: bool
+) -> None:
+    gan = _gan(size=size, channels=channels, stem=stem, bf16=bf16)
+    before = _copy(gan)
+    for step in range(3):
+        metrics = gan.step(*_batch(size, channels), step, step / 3)
+        assert {"loss_d", "loss_g", "r1", "r2", "logit_gap"} <= metrics.keys()
+        assert all(torch.isfinite(value) and value.shape == () for value in metrics.values())
+    after = gan.tensors()
+    for network in ("generator", "discriminator", "average"):
+        names = [name for name in before if name.startswith(f"{network}/") and "film" not in name]
+        still = {name for name in names if torch.equal(before[name], after[name])}
+        assert still <= {"discriminator/logit.bias"}  # a relativistic loss does not see a constant
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert {value.dtype for name, value in after.items()} == {torch.float32}, "parameters and optimizer stay float32"
+
+
+def test_bf16_takes_nearly_the_same_first_step_as_float32() -> None:
+    exact, rough = (_gan(bf16=bf16).step(*_batch(), 0, 0.0) for bf16 in (False, True))
+    for name, value in exact.items():
+        assert float(rough[name]) == pytest.approx(float(value), rel=0.1, abs=0.05), name
+
+
+def test_the_same_step_gives_the_same_numbers_and_another_step_others() -> None:
+    first, again, other, attempt = (_gan() for _ in range(4))
+    attempt.attempt = 1
+    before = torch.get_rng_state()
+    for gan, step in ((first, 3), (again, 3), (other, 4), (attempt, 3)):
+        gan.step(*_batch(), step, 0.3)
+    assert torch.equal(torch.get_rng_state(), before), "the user's own random state stays as it was"
+    key = "generator/output.weight"
+    assert torch.equal(first.tensors()[key], again.tensors()[key])
+    assert not torch.equal(first.tensors()[key], other.tensors()[key])
+    assert not torch.equal(first.tensors()[key], attempt.tensors()[key])
+
+
+def test_seeds_start_from_different_weights() -> None:
+    one, same, other = (_gan(seed=seed).tensors()["generator/input.weight"] for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_a_rollback_halves_the_learning_rate() -> None:
+    gan = _gan(lr=(4e-3, 1e-3))
+    for attempt, progress, wanted in ((0, 0.0, 4e-3), (0, 1.0, 1e-3), (1, 0.0, 2e-3), (2, 1.0, 2.5e-4)):
+        gan.attempt = attempt
+        gan.step(*_batch(), 0, progress)
+        for optimizer in gan.optimizers:
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(wanted)
+
+
+def test_a_step_with_a_loss_that_is_not_finite_changes_no_weight() -> None:
+    gan = _gan()
+    gan.step(*_batch(), 0, 0.0)
+    before = _copy(gan)
+    images, labels = _batch()
+    images[0, 0, 0, 0] = torch.nan
+    metrics = gan.step(images, labels, 1, 1.0)
+    assert not torch.isfinite(sum(metrics.values(), torch.zeros(())))
+    after = gan.tensors()
+    for name, value in before.items():
+        if name.startswith("discriminator/"):
+            assert torch.equal(value, after[name]), name
+        assert torch.isfinite(after[name]).all(), name
+
+
+def test_lazy_penalties_come_every_nth_step_and_weigh_as_much() -> None:
+    gan = _gan(penalty_every=3)
+    assert ["r1" in gan.step(*_batch(), step, 0.0) for step in range(6)] == [True, False, False] * 2
+
+
+def test_the_penalty_holds_the_logits_slope_down() -> None:
+    slopes = []
+    for gamma in (0.0, 30.0):
+        gan = _gan(gamma=(gamma, gamma), lr=(2e-3, 2e-3), augment="none")
+        for step in range(25):
+            metrics = gan.step(*_batch(), step, 0.0)
+        slopes.append(float(metrics["r1"]))
+    assert slopes[1] < slopes[0] / 4
+
+
+def test_real_and_fake_images_are_augmented_in_one_call_with_the_scheduled_p(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Tensor, float]] = []
+    original = conditional.augment
+
+    def spy(images: Tensor, p: float, *rest: Any) -> Tensor:
+        calls.append((images.detach().clone(), p))
+        return original(images, p, *rest)
+
+    monkeypatch.setattr(conditional, "augment", spy)
+    gan = _gan(augment_p=(0.0, 0.4), burn_in=0.5)
+    images, labels = _batch()
+    for progress in (0.0, 0.25, 0.9):
+        gan.step(images, labels, 0, progress)
+    assert [p for _, p in calls] == pytest.approx([0, 0, 0.2, 0.2, 0.4, 0.4])
+    for seen, _ in calls:
+        assert len(seen) == 16
+        assert torch.equal(seen[:8], images)
+        assert not torch.equal(seen[8:], images)
+
+
+def test_the_discriminator_is_trainable_again_after_a_step() -> None:
+    gan = _gan()
+    gan.step(*_batch(), 0, 0.0)
+    assert all(parameter.requires_grad for parameter in gan.discriminator.parameters())
+    assert not any(parameter.requires_grad for parameter in gan.average.parameters())
+
+
+def test_samples_come_from_the_averaged_weights_and_are_in_range() -> None:
+    gan = _gan(ema_half_life_kimg=(1000.0, 1000.0))
+    for step in range(3):
+        gan.step(*_batch(), step, 0.0)
+    latents, labels = torch.randn(4, 8) * 20, torch.tensor([0, 1, 0, 1])
+    images = gan.sample(latents, labels)
+    assert images.abs().max() == 1
+    with torch.no_grad():
+        assert torch.equal(images, gan.average(latents, labels).clamp(-1, 1))
+        assert not torch.equal(images, gan.generator(latents, labels).clamp(-1, 1))
+
+
+SCRAMBLED = "load_tensors gives Adam contiguous moments for channels-last weights; the fused kernel mixes them up"
+
+
+@pytest.mark.xfail(strict=True, reason=SCRAMBLED)
+def test_after_loading_its_state_it_goes_on_bitwise_equal() -> None:
+    trained, fresh = _gan(), _gan(seed=5)
+    for step in range(4):
+        trained.step(*_batch(), step, step / 8)
+    state = {name: value.clone().contiguous() for name, value in trained.tensors().items()}
+    fresh.config = trained.config
+    fresh.load_tensors(state)
+    for step in range(4, 8):
+        for gan in (trained, fresh):
+            gan.step(*_batch(), step, step / 8)
+    different = [name for name, value in trained.tensors().items() if not torch.equal(value, fresh.tensors()[name])]
+    assert different == []
+
+
+# Learning. Class 0 is bright on the left, class 1 on the right; in each, half of the images are bright at the top and
+# half at the bottom.
+
+STEPS, BATCH, COUNT = 200, 32, 24
+
+
+def _quadrants() -> tuple[Tensor, Tensor]:
+    images = 0.1 * torch.randn(4 * COUNT, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.6
+    kind = torch.arange(4 * COUNT) // COUNT
+    labels, mode = kind // 2, kind % 2
+    for image, c, m in zip(images, labels.tolist(), mode.tolist(), strict=True):
+        image[:, 4 * m : 4 * m + 4, 4 * c : 4 * c + 4] += 1.2
+    return images.clamp(-1, 1), labels
+
+
+def _learn(*, shuffled: bool) -> tuple[float, list[float]]:
+    """Train for some seconds.
+
+    Returns:
+        The share of samples whose brightest quadrant is one of their label's, and for each class the share of its
+        rarer mode.
+    """
+    images, labels = _quadrants()
+    config = FitConfig(
+        **{**NETWORK, "label_dim": 8},
+        batch=BATCH,
+        lr=(4e-3, 1e-3),
+        gamma=(3.0, 0.3),
+        ema_half_life_kimg=(0.0, 0.3),
+        augment="none",
+    )
+    gan = GAN(config, size=(8, 8), channels=1, classes=2, device=torch.device("cpu"), bf16=False)
+    batches = BalancedBatches(labels.numpy(), power=0.5, seed=0)
+    random = torch.Generator().manual_seed(1)
+    for step in range(STEPS):
+        positions = torch.from_numpy(batches.batch(step, BATCH))
+        told = labels[positions]
+        if shuffled:
+            told = told[torch.randperm(BATCH, generator=random)]
+        gan.step(images[positions], told, step, step / STEPS)
+    wanted = torch.arange(400) % 2
+    samples = gan.sample(torch.randn(400, 8, generator=random), wanted)
+    quadrants = torch.nn.functional.avg_pool2d(samples, 4).squeeze(1).transpose(1, 2).flatten(1)  # left two, right two
+    brightest = quadrants.argmax(1)
+    right = float((brightest // 2 == wanted).float().mean())
+    lower = [float((brightest[wanted == c] % 2).float().mean()) for c in (0, 1)]
+    return right, [min(share, 1 - share) for share in lower]
+
+
+def test_a_few_seconds_of_training_learn_the_classes_and_both_modes_inside_each() -> None:
+    right, rarer_mode = _learn(shuffled=False)
+    assert right >= 0.95
+    assert min(rarer_mode) >= 0.25, "a class collapsed to one of its two modes"
+
+
+def test_with_shuffled_labels_the_same_training_does_not_learn_the_classes() -> None:
+    right, _ = _learn(shuffled=True)
+    assert right < 0.75
