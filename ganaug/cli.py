@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -103,9 +102,6 @@ def main() -> None:
     DATA is a folder with one sub-folder of images for each class, or with a metadata.csv
     (file_name,label[,group,split]). Start with 'ganaug demo'.
     """
-    # Threads that wait should sleep: on a shared machine spinning ones keep the working ones from their core, and a
-    # training runs several times slower. It must be set before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @main.command(short_help="What is in a folder, and what would be trained.")

@@ -89,6 +89,8 @@ class FitConfig:
     """'bf16' (autocast, parameters stay float32), 'fp32', or 'auto': bf16 where the hardware has it."""
     device: str = "auto"
     """'auto', 'cpu', 'cuda' or 'cuda:N'."""
+    threads: int | None = None
+    """CPU threads of the training; None tries all and one at the start, and keeps the faster."""
     snapshots: int = 8
     """Snapshots (image grid, metrics, checkpoint) over the whole run."""
 
@@ -113,6 +115,7 @@ class FitConfig:
             "beta2": (min(self.beta2) >= 0 and max(self.beta2) < 1, "at least 0 and below 1"),
             "augment_p": (min(self.augment_p) >= 0 and max(self.augment_p) <= 1, "between 0 and 1"),
             "precision": (self.precision in ("auto", "bf16", "fp32"), "'auto', 'bf16' or 'fp32'"),
+            "threads": (self.threads is None or self.threads >= 1, "at least 1"),
             "snapshots": (self.snapshots >= 1, "at least 1"),
             "size": (
                 self.size is None or (len(self.size) == 2 and all(8 <= side <= 1024 for side in self.size)),

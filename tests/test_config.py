@@ -227,7 +227,7 @@ def test_an_unknown_recipe_lists_the_shipped_ones() -> None:
         load_recipe("px13")
 
 
-@pytest.mark.parametrize("content", [b"batch: [", b"- a\n- b\n", b"just words", b"\xff\xfe\xfa", b"x: !!python/name:os.a"])
+@pytest.mark.parametrize("content", [b"batch: [", b"- a\n- b\n", b"just words", b"\xff\xfe\xfa", b"!!python/name:os.a"])
 def test_a_recipe_that_is_no_mapping_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.yaml"
     path.write_bytes(content)

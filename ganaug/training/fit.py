@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ganaug.training.batches import DeviceImages
 from ganaug.training.checkpoint import checkpoints
 from ganaug.training.loop import Trainer
 from ganaug.training.plan import Plan, make_plan, with_length
+from ganaug.training.probe import choose_threads, cpu_threads
 from ganaug.training.report import write_report
 from ganaug.training.run import Run
 
@@ -71,7 +73,10 @@ def fit(
     elif planned is None:
         manifest = scan(Path(data), group_regex=group_regex, show_progress=show_progress)
         planned = make_plan(manifest, recipe=recipe, settings=settings)
-    with disk_errors(run.path):
+    threads = choose_threads(planned)
+    # Kept in config.json: another number of threads sums in another order, and a resumed run is to be the same run.
+    planned = replace(planned, config=replace(planned.config, threads=threads))
+    with disk_errors(run.path), cpu_threads(threads):
         if fresh:
             _refuse_inside(run.path, Path(data))
             prepare_output(run.path, overwrite=overwrite, options="--resume or --overwrite")

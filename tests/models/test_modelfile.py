@@ -213,7 +213,9 @@ def test_any_flipped_byte_is_an_error_or_a_model_of_the_same_shape(model: Path, 
     for trial in range(200):
         data = bytearray(whole)
         in_header = trial % 4 > 0
-        place = int(random.integers(0, header_length + 8) if in_header else random.integers(header_length + 8, len(data)))
+        place = int(
+            random.integers(0, header_length + 8) if in_header else random.integers(header_length + 8, len(data))
+        )
         data[place] ^= int(random.integers(1, 256))
         path.write_bytes(data)
         try:

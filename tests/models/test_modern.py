@@ -25,9 +25,7 @@ def _network(part: str, size: tuple[int, ...], *, channels: int = 1, stem: int =
 @pytest.mark.parametrize("stem", [1, 2, 4])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", SIZES)
-def test_any_size_and_channel_count_goes_through_both_networks(
-    size: tuple[int, ...], channels: int, stem: int
-) -> None:
+def test_any_size_and_channel_count_goes_through_both_networks(size: tuple[int, ...], channels: int, stem: int) -> None:
     generator, discriminator = (
         _network(part, size, channels=channels, stem=stem) for part in ("Generator", "Discriminator")
     )
@@ -71,6 +69,7 @@ def test_film_modulates_only_above_its_size_and_not_at_first() -> None:
     for grid, stage in zip(generator.grids, generator.stages, strict=True):
         assert isinstance(stage, nn.ModuleList)
         for block in stage:
+            assert isinstance(block, ResidualBlock)
             assert (block.film is not None) == (max(grid) > FILM_ABOVE)
             if block.film is not None:
                 assert not any(parameter.any() for parameter in block.film.parameters())
@@ -124,7 +123,9 @@ def test_images_of_a_batch_do_not_see_each_other(part: str) -> None:
 
 def test_the_first_images_and_logits_have_a_sensible_scale() -> None:
     for size in ((16, 16), (45, 37), (96, 96)):
-        generator, discriminator = (_network(part, size, widths=(64, 32, 16)) for part in ("Generator", "Discriminator"))
+        generator, discriminator = (
+            _network(part, size, widths=(64, 32, 16)) for part in ("Generator", "Discriminator")
+        )
         labels = torch.arange(16) % 3
         with torch.no_grad():
             images = generator(torch.randn(16, 8), labels)

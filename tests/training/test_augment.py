@@ -176,7 +176,9 @@ def test_both_halves_of_a_batch_go_through_the_same_distribution() -> None:
 
 def test_bf16_images_come_back_as_float32() -> None:
     for p in (0.0, 0.5):
-        assert augment(torch.zeros(2, 1, 8, 8, dtype=torch.bfloat16), p, profile("safe"), _random()).dtype == torch.float32
+        assert (
+            augment(torch.zeros(2, 1, 8, 8, dtype=torch.bfloat16), p, profile("safe"), _random()).dtype == torch.float32
+        )
 
 
 def test_an_unknown_profile_is_an_error_that_lists_the_known_ones() -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ganaug.data.intensity import IntensityMap
 from ganaug.training.batches import BalancedBatches, DeviceImages, apportion, class_probabilities, derived_seed
 from tests.tiny import UINT8, UINT16
 
@@ -126,13 +127,13 @@ def test_derived_seeds_depend_on_every_part_and_on_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("intensity", [UINT8, UINT16], ids=["uint8", "uint16"])
-def test_device_images_are_the_chosen_ones_mapped_to_the_unit_range(intensity: object) -> None:
-    dtype = np.dtype(intensity.dtype)  # type: ignore[attr-defined]
-    stored = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (6, 1, 3, 4), dtype=dtype, endpoint=True)
-    images = DeviceImages(stored, np.array([0, 1, 2, 0, 1, 2]), intensity, torch.device("cpu"))  # type: ignore[arg-type]
+def test_device_images_are_the_chosen_ones_mapped_to_the_unit_range(intensity: IntensityMap) -> None:
+    highest = np.iinfo(np.dtype(intensity.dtype).name).max
+    stored = np.random.default_rng(0).integers(0, highest, (6, 1, 3, 4), endpoint=True).astype(intensity.dtype)
+    images = DeviceImages(stored, np.array([0, 1, 2, 0, 1, 2]), intensity, torch.device("cpu"))
     batch, labels = images.batch(np.array([4, 0, 4]))
     assert labels.tolist() == [1, 0, 1]
     assert batch.dtype == torch.float32
-    assert torch.equal(batch, torch.from_numpy(intensity.forward(stored[[4, 0, 4]])))  # type: ignore[attr-defined]
+    assert torch.equal(batch, torch.from_numpy(intensity.forward(stored[[4, 0, 4]])))
     assert batch.min() >= -1
     assert batch.max() <= 1

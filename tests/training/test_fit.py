@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from ganaug.errors import ConfigError, DataError, DivergedError, GanaugError, In
 from ganaug.files import MARKER, sha256_file
 from ganaug.models.modelfile import load_model
 from ganaug.sampling.sampler import load
-from ganaug.training import checkpoint, loop
+from ganaug.training import loop
 from ganaug.training.checkpoint import checkpoints
 from ganaug.training.fit import fit
 from ganaug.training.gans.conditional import GAN
@@ -110,15 +110,17 @@ def test_a_run_folder_holds_everything(shapes: Path, tiny_run: Run) -> None:
     assert len(checkpoints(tiny_run.checkpoints)) == 2
 
 
-def test_the_training_manifest_has_the_hash_of_every_file_and_no_group_in_clear(tmp_path: Path) -> None:
+def test_the_training_manifest_has_the_hash_of_every_file_and_no_name_in_clear(tmp_path: Path) -> None:
     data = write_shapes(tmp_path / "data", {"disk": 4, "ring": 4}, side=8)
     run = fit(data, tmp_path / "run", **{**SHORT, "kimg": 0.008}, group_regex=r"\w+/00(\d)")
     manifest = run.train_manifest()
     assert manifest["classes"] == ["disk", "ring"]
-    assert len(manifest["files"]) == 8
-    for entry in manifest["files"]:
-        assert entry["sha256"] == sha256_file(data / entry["path"])
-        assert entry["group_hash"] == hash_group(entry["path"][-5])
+    wanted = [
+        {"label": label, "sha256": sha256_file(path), "group_hash": hash_group(path.stem[-1])}
+        for label, name in enumerate(manifest["classes"])
+        for path in sorted((data / name).iterdir())
+    ]
+    assert manifest["files"] == wanted
 
 
 def test_metrics_say_what_a_person_needs(tiny_run: Run) -> None:
@@ -144,12 +146,12 @@ def test_the_same_training_gives_the_same_bits_and_leaves_the_users_random_state
     shapes: Path, straight: Run, tmp_path: Path
 ) -> None:
     torch.manual_seed(123)
-    np.random.seed(123)  # noqa: NPY002 - the user's own
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index] # noqa: NPY002
+    np.random.seed(123)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
     again = fit(shapes, tmp_path / "run", **SHORT)
     assert _different(straight, again) == []
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index] # noqa: NPY002
+    assert np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
 
 
 def test_another_seed_gives_another_training(shapes: Path, straight: Run, tmp_path: Path) -> None:
@@ -159,11 +161,7 @@ def test_another_seed_gives_another_training(shapes: Path, straight: Run, tmp_pa
     )
 
 
-SCRAMBLED = "load_tensors gives Adam contiguous moments for channels-last weights; the fused kernel mixes them up"
-
-
 @pytest.mark.parametrize("steps", [3, 10, 13])
-@pytest.mark.xfail(strict=True, reason=SCRAMBLED)
 def test_resume_is_bitwise_equal(
     shapes: Path, straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
@@ -188,11 +186,12 @@ def test_a_stop_saves_the_state_and_names_the_command_that_goes_on(
     assert caught.value.exit_code == 1
     assert signal.getsignal(signal.SIGINT) is before
     command = shlex.split(str(caught.value).splitlines()[-1])
-    assert command == ["ganaug", "fit", str(shapes), "--out", str(out), "--resume", "--group-regex", r"/(\d+)"]
+    assert command == ["ganaug", "fit", str(shapes), "--out", str(out), "--resume"]
     assert checkpoints(Run(out).checkpoints)[-1].name == "step-000000007"
 
     monkeypatch.undo()
-    resumed = fit(shapes, out, resume=True, group_regex=r"/(\d+)")
+    resumed = fit(shapes, out, resume=True)
+    assert resumed.config_file()["group_regex"] == r"/(\d+)"
     assert _kimg(resumed) == _kimg(straight)
     assert load(out, device="cpu").header.training["kimg"] == 0.16
 
@@ -221,18 +220,12 @@ def _kill_at_snapshot(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(loop, "save_model", save_model)
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(1, marks=pytest.mark.xfail(strict=True, reason="metrics are kept when there is no checkpoint yet")),
-        3,
-    ],
-)
+@pytest.mark.parametrize("number", [1, 3])
 def test_a_full_disk_is_a_sentence_and_after_it_resume_repeats_no_row(
     shapes: Path, straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     _kill_at_snapshot(monkeypatch, number)
-    with pytest.raises(GanaugError, match="No space is left.*--resume"):
+    with pytest.raises(GanaugError, match=r"No space is left.*--resume"):
         fit(shapes, tmp_path / "run", **SHORT)
     monkeypatch.undo()
     resumed = fit(shapes, tmp_path / "run", resume=True)
@@ -280,7 +273,6 @@ def test_resuming_a_finished_run_changes_nothing_and_more_kimg_go_on(shapes: Pat
     assert _kimg(run) == [0.08, 0.12]
 
 
-@pytest.mark.xfail(strict=True, reason="a resumed run keeps its minutes, and kimg is passed over in silence")
 def test_resuming_a_run_by_the_clock_with_kimg_follows_kimg(shapes: Path, tmp_path: Path) -> None:
     run = fit(shapes, tmp_path / "run", **{**SHORT, "snapshots": 1}, minutes=0.002)
     wanted = _kimg(run)[-1] + 0.08
@@ -295,10 +287,19 @@ def test_minutes_end_the_training_in_time(shapes: Path, tmp_path: Path) -> None:
     assert time.monotonic() - start < 20
 
 
-@pytest.mark.parametrize("changes", [{"batch": 4}, {"seed": 3, "lr": (1e-3, 1e-3)}, {"size": (16, 16)}])
+@pytest.mark.parametrize(
+    "changes", [{"batch": 4}, {"seed": 3, "lr": (1e-3, 1e-3)}, {"size": (16, 16)}, {"recipe": "px16"}]
+)
 def test_a_resumed_run_keeps_its_settings(shapes: Path, tiny_run: Run, changes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"keeps its settings, but {', '.join(sorted(changes))} was given"):
+    with pytest.raises(ConfigError, match=f"keeps its settings, but another {', '.join(sorted(changes))} was given"):
         fit(shapes, tiny_run.path, resume=True, **changes)
+
+
+def test_an_output_inside_the_data_folder_is_refused(tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "data", {"disk": 2, "ring": 2}, side=8)
+    with pytest.raises(ConfigError, match="inside the data folder"):
+        fit(data, data / "run", **SHORT)
+    assert {path.name for path in data.iterdir()} == {"disk", "ring"}
 
 
 def test_a_run_is_not_resumed_on_other_images(tmp_path: Path) -> None:
@@ -375,18 +376,17 @@ def test_a_run_of_nan_ends_as_diverged_and_keeps_its_checkpoint(
         fit(shapes, tmp_path / "run", **SHORT)
     assert caught.value.exit_code == 4
     monkeypatch.undo()
-    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000000005"]
+    assert checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step-000000005"
     assert torch.isfinite(load(tmp_path / "run", device="cpu").sample([0, 1, 2])).all()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="without a checkpoint yet: exit code 1, and no advice")
 def test_nan_from_the_first_step_ends_as_diverged_too(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _spoil(monkeypatch, lambda step: True)
-    with pytest.raises(GanaugError) as caught:
+    with pytest.raises(DivergedError):
         fit(shapes, tmp_path / "run", **SHORT)
-    assert isinstance(caught.value, DivergedError)
+    assert not (tmp_path / "run" / "generator.safetensors").exists()
 
 
 def test_a_few_bad_steps_are_skipped_counted_and_survived(
@@ -407,7 +407,6 @@ def test_after_a_rollback_the_run_goes_on_from_the_checkpoint_and_finishes(
     assert json.loads((checkpoints(run.checkpoints)[-1] / "state.json").read_text())["attempt"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a rollback takes the count of skipped steps back, too")
 def test_steps_before_a_rollback_stay_counted_as_skipped(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,7 +419,7 @@ def test_a_collapsed_generator_ends_as_diverged_and_keeps_its_run(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GAN, "sample", lambda _self, latents, _labels: torch.zeros(len(latents), 1, 8, 8))
-    with pytest.raises(DivergedError, match="collapsed.*0.00 times") as caught:
+    with pytest.raises(DivergedError, match=r"collapsed.*0.00 times") as caught:
         fit(shapes, tmp_path / "run", **{**SHORT, "kimg": 0.04})
     assert caught.value.exit_code == 4
     assert (tmp_path / "run" / "generator.safetensors").is_file()
@@ -430,16 +429,16 @@ def test_a_collapsed_generator_ends_as_diverged_and_keeps_its_run(
 def test_a_checkpoint_that_cannot_be_written_is_a_sentence_and_the_older_ones_serve(
     shapes: Path, straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = checkpoint.save_file
+    original = Path.write_bytes
     calls = Counter[str]()
 
-    def save_file(*args: Any) -> None | NoReturn:
-        calls["all"] += 1
-        if calls["all"] > 2:
+    def write_bytes(path: Path, data: bytes) -> int:
+        calls[path.name] += 1
+        if calls["state.safetensors"] > 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return original(*args)
+        return original(path, data)
 
-    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
     with pytest.raises(GanaugError, match="No space"):
         fit(shapes, tmp_path / "run", **SHORT)
     monkeypatch.undo()
@@ -451,20 +450,20 @@ def test_a_checkpoint_that_cannot_be_written_is_a_sentence_and_the_older_ones_se
 def test_ctrl_c_in_a_terminal_ends_with_a_command_that_finishes_the_run(shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     python = [sys.executable, "-m"]
-    sets = ["--set=batch=8", "--set=snapshots=20", "--set=widths=[8]", "--set=precision=fp32"]
-    fitting = ["ganaug", "fit", str(shapes), "--out", str(out), "--recipe", "smoke", "--kimg", "1.6", "--size", "8x8"]
+    sets = ["--set=batch=8", "--set=snapshots=10", "--set=widths=[8]", "--set=precision=fp32"]
+    fitting = ["ganaug", "fit", str(shapes), "--out", str(out), "--recipe", "smoke", "--kimg", "0.8", "--size", "8x8"]
     with subprocess.Popen([*python, *fitting, *sets], stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
-        while not checkpoints(out / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
+        while not Run(out).metrics() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=60)
     assert process.returncode == 1, message
     assert "Traceback" not in message
     (command,) = [line for line in message.splitlines() if "--resume" in line]
-    assert len(Run(out).metrics()) < 20
+    assert len(Run(out).metrics()) < 10
 
     done = subprocess.run([*python, *shlex.split(command)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert _kimg(Run(out)) == sorted(set(_kimg(Run(out))))
-    assert _kimg(Run(out))[-1] == 1.6
+    assert _kimg(Run(out))[-1] == 0.8

@@ -19,7 +19,7 @@ def _manifest(
     counts: tuple[int, ...] = (5, 3), *, sizes: tuple[tuple[int, int], ...] = ((28, 30),), **values: Any
 ) -> Manifest:
     """Return a manifest of files that do not exist; a plan looks at none."""
-    items = []
+    items: list[Item] = []
     for label, count in enumerate(counts):
         for _ in range(count):
             number = len(items)
@@ -46,7 +46,14 @@ def test_images_of_many_sizes_are_trained_at_a_middle_one_that_keeps_the_proport
 
 @pytest.mark.parametrize(
     ("size", "recipe"),
-    [((8, 8), "px16"), ((16, 12), "px16"), ((17, 8), "px32"), ((64, 64), "px64"), ((28, 65), "px128"), ((300, 300), "px128")],
+    [
+        ((8, 8), "px16"),
+        ((16, 12), "px16"),
+        ((17, 8), "px32"),
+        ((64, 64), "px64"),
+        ((28, 65), "px128"),
+        ((300, 300), "px128"),
+    ],
 )
 def test_the_longest_side_chooses_the_recipe(size: tuple[int, int], recipe: str) -> None:
     assert choose_recipe(size)[0] == recipe
