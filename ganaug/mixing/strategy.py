@@ -23,8 +23,7 @@ def resolve_sampling_strategy(
     `counts` is label → number of real images. The words are imbalanced-learn's ``sampling_strategy`` for
     over-samplers, where "majority" and "minority" are the first class of the largest and smallest count:
 
-    - ``"minority"``, ``"not minority"``, ``"not majority"`` (= ``"auto"``), ``"all"``: fill those classes
-    up to the
+    - ``"minority"``, ``"not minority"``, ``"not majority"`` (= ``"auto"``), ``"all"``: fill those classes up to the
       majority's count;
     - a float r in (0, 1], two classes only: fill the minority up to r × the majority;
     - a mapping class name or label → wanted total of real and synthetic images;
