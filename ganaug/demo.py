@@ -144,7 +144,7 @@ def run_demo(
             verdict = study.verdict
             assert verdict is not None
             say(study.table())
-            say(f"\nVerdict: {verdict.word}. {verdict.sentence}")
+            say(f"\nVerdict: {verdict.word}.\n{verdict.sentence}")
         result = {
             "verdict": verdict.to_dict(),
             "study": study.to_dict(),
