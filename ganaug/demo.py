@@ -37,6 +37,7 @@ from ganaug.training.plan import make_plan
 RARE = {"2": 12, "5": 12, "8": 12}
 """The classes that are cut, and to how many images."""
 TEST_FRACTION = 0.25
+ARMS_SHOWN = ("as-is", "classical", "synthetic", "synthetic-batch")
 
 
 def write_digits(train: Path, test: Path, *, seed: int = 0) -> None:
@@ -139,7 +140,14 @@ def run_demo(
             say(_score_text(score))
         with chapter("Does it help?  (the same classifier, equal steps, paired seeds)"):
             study = run_study(
-                *arrays, bank, classes=gan.classes, seeds=range(seeds), steps=steps, device=place, show_progress=talk
+                *arrays,
+                bank,
+                classes=gan.classes,
+                arms=ARMS_SHOWN,
+                seeds=range(seeds),
+                steps=steps,
+                device=place,
+                show_progress=talk,
             )
             verdict = study.verdict
             assert verdict is not None

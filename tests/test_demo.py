@@ -63,9 +63,9 @@ def test_the_demo_says_the_verdict_that_its_interval_supports(demo: tuple[Path, 
         assert word == "cannot tell"
 
 
-def test_all_three_arms_are_trained_with_paired_seeds(demo: tuple[Path, str], result: dict[str, Any]) -> None:
+def test_all_arms_are_trained_with_paired_seeds(demo: tuple[Path, str], result: dict[str, Any]) -> None:
     study = result["study"]
-    assert list(study["arms"]) == ["as-is", "classical", "synthetic"]
+    assert list(study["arms"]) == ["as-is", "classical", "synthetic", "synthetic-batch"]
     assert len(study["seeds"]) == 5
     for name, arm in study["arms"].items():
         assert len(arm["balanced_accuracy"]) == 5

@@ -6,7 +6,7 @@ Everything is seeded, and the caller's random state is left as it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +109,7 @@ def train_classifier(
     lr: float = 1e-2,
     seed: int = 0,
     batches: Tensor | None = None,
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     augment: ClassicalAugment | None = None,
     label_smoothing: float = 0.05,
     weight_decay: float = 1e-2,
@@ -119,7 +120,8 @@ def train_classifier(
 
     `dataset` is map-style and yields (image, label): C×H×W tensors of one shape, uint8 or float in [-1, 1].
     `batches`, of shape (steps, batch), says which items each step sees (`ganaug.evaluation.draws` makes such
-    plans); without it the data are shuffled anew each epoch. A data set with `set_epoch` is told when as many
+    plans); without it the data are shuffled anew each epoch. `mix` changes each batch (`ganaug.SyntheticMix`),
+    before `augment` does. A data set with `set_epoch` is told when as many
     items as it has were drawn. AdamW, 10 % linear warm-up, cosine to 0, cross-entropy with label smoothing.
     The CPU part runs on one thread.
 
@@ -155,6 +157,8 @@ def train_classifier(
         loader = DataLoader(dataset, batch_sampler=_told_epochs(dataset, batches), generator=generator)
         report = progress or Silent()
         for step, (images, labels) in enumerate(loader, start=1):
+            if mix is not None:
+                images, labels = mix(images, labels)
             inputs = to_unit(images.to(device))
             if augment is not None:
                 inputs = augment(inputs, generator)

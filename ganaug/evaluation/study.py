@@ -21,7 +21,7 @@ from ganaug.evaluation.classifier import ClassicalAugment, predict, train_classi
 from ganaug.evaluation.draws import balanced_batches
 from ganaug.evaluation.results import ARMS, StudyResult
 from ganaug.evaluation.stats import class_recalls
-from ganaug.mixing import SyntheticMixDataset
+from ganaug.mixing import SyntheticMix, SyntheticMixDataset
 from ganaug.progress import progress_bar
 from ganaug.sampling.bank import SyntheticBank
 
@@ -109,6 +109,7 @@ def run_study(
                     batch=batch,
                     seed=seed,
                     batches=plan,
+                    mix=SyntheticMix(bank, p=arm.batch_p, classes="same", seed=seed) if arm.batch_p else None,
                     augment=augment if arm.balanced else None,
                     device=device,
                 )

@@ -74,7 +74,7 @@ def test_noise_is_not_found_to_help(parts: Parts, tmp_path: Path) -> None:
 def test_arms_share_weights_and_draws_so_that_only_the_images_differ(parts: Parts, tmp_path: Path) -> None:
     bank = bank_of(tmp_path / "bank", *parts["more"], CLASSES)
     options: dict[str, Any] = {
-        "arms": ("classical", "synthetic", "synthetic-early"),
+        "arms": ("classical", "synthetic", "synthetic-early", "synthetic-batch"),
         "seeds": (0, 1),
         "steps": 6,
     }
@@ -83,6 +83,7 @@ def test_arms_share_weights_and_draws_so_that_only_the_images_differ(parts: Part
         np.testing.assert_array_equal(without.correct[arm], without.correct["classical"])
     again = study(parts, bank, synthetic_share=0.5, **options)
     assert (again.correct["synthetic"] != again.correct["classical"]).any()
+    assert (again.correct["synthetic-batch"] != again.correct["classical"]).any()
     assert (again.correct["synthetic"] != again.correct["synthetic-early"]).any()
     repeated = study(parts, bank, synthetic_share=0.5, **options)
     for arm in options["arms"]:
