@@ -33,7 +33,10 @@ class Commands(click.Group):
             click.echo(str(problem) if isinstance(problem, Interrupted) else f"Error: {problem}", err=True)
             ctx.exit(problem.exit_code)
         except KeyboardInterrupt:
-            click.echo("Stopped. Nothing that was complete is lost; the same command starts again.", err=True)
+            click.echo(
+                "Stopped. Nothing that was complete is lost: type it again, a 'fit' with --resume.",
+                err=True,
+            )
             ctx.exit(1)
         except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -95,16 +96,26 @@ class FitConfig:
     """Snapshots (image grid, metrics, checkpoint) over the whole run."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, float)]
+            if not all(map(math.isfinite, numbers)):
+                raise ConfigError(f"{name} = {value!r} was given; it must be finite.")
         checks = {
             "kimg": (self.kimg > 0, "above 0"),
             "minutes": (self.minutes is None or self.minutes > 0, "above 0"),
-            "batch": (self.batch >= 2, "at least 2"),
+            "batch": (2 <= self.batch <= 65_536, "2 to 65536"),
             "channels": (self.channels in (None, 1, 3), "1 or 3"),
             "resize": (self.resize in ("stretch", "crop"), "'stretch' or 'crop'"),
             "latent_dim": (1 <= self.latent_dim <= 4096, "1 to 4096"),
             "label_dim": (1 <= self.label_dim <= 4096, "1 to 4096"),
-            "widths": (len(self.widths) > 0 and min(self.widths) >= 1, "a list of positive channel counts"),
-            "blocks": (self.blocks >= 1, "at least 1"),
+            "widths": (
+                0 < len(self.widths) <= 20 and 1 <= min(self.widths) <= max(self.widths) <= 16_384,
+                "1 to 20 channel counts",
+            ),
+            "blocks": (1 <= self.blocks <= 64, "1 to 64"),
+            "group_width": (1 <= self.group_width <= 16_384, "1 to 16384"),
+            "expansion": (0 < self.expansion <= 16, "above 0 and at most 16"),
+            "ema_half_life_kimg": (min(self.ema_half_life_kimg) >= 0, "at least 0"),
             "stem": (self.stem in (1, 2, 4), "1, 2 or 4"),
             "base": (self.base >= 2, "at least 2"),
             "burn_in": (0 < self.burn_in <= 1, "above 0 and at most 1"),
@@ -173,11 +184,19 @@ def _scalar(value: Any, kind: type, wrong: ConfigError) -> Any:
             return value
         if kind is float and isinstance(value, (int, float, str)):  # YAML reads 2e-4 as text
             return float(value)
-        if kind is int and float(value) == int(float(value)):
-            return int(float(value))
+        if kind is int:
+            return value if isinstance(value, int) else _whole(value)
     except (TypeError, ValueError, OverflowError):
         pass
     raise wrong
+
+
+def _whole(value: Any) -> int:
+    """Return a float or a text such as 1e3 as an int; a fraction is a ValueError."""
+    number = float(value)
+    if number != int(number):
+        raise ValueError(value)
+    return int(number)
 
 
 def _kind_name(kind: Any) -> str:

@@ -17,7 +17,7 @@ def latents_for(labels: Iterable[int], indices: Iterable[int], *, seed: int, dim
     """
     rows = []
     for label, index in zip(labels, indices, strict=True):
-        counter = [0, 0, int(label), int(index)]
-        bits = np.random.Philox(key=[seed, 0], counter=counter)
+        counter = np.array([0, 0, int(label), int(index)], dtype=np.uint64)
+        bits = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64), counter=counter)
         rows.append(np.random.Generator(bits).standard_normal(dim, dtype=np.float32))
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, dim)

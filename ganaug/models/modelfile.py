@@ -73,7 +73,7 @@ class ModelHeader:
                 settings=dict(values["settings"]),
                 training=dict(values["training"]),
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as problem:
             raise ModelFileError(f"The header of the model file is damaged ({problem!r}). {_AGAIN}") from None
         good = len(header.size) == 2 and all(2 <= side <= 4096 for side in header.size)
         if not good or header.channels not in (1, 3) or not 1 <= len(header.classes) <= 100_000:
@@ -132,7 +132,15 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
         if isinstance(problem, ConfigError):
             raise ModelFileError(f"The model file {path} has settings that do not fit: {problem}") from None
         raise
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, safetensors.SafetensorError) as problem:
+    except (
+        OSError,
+        KeyError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        safetensors.SafetensorError,
+    ) as problem:
         raise ModelFileError(f"The model file {path} cannot be loaded ({problem}). {_AGAIN}") from None
     generator = place(generator, device).requires_grad_(False).eval()
     return generator, header, sha256_file(path)

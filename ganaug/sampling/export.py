@@ -106,9 +106,10 @@ def _folder_names(classes: tuple[str, ...]) -> Iterator[str]:
     """Yield a safe and unique folder name for each class; labels from a CSV may hold any character."""
     used: set[str] = set()
     for label, name in enumerate(classes):
-        safe = re.sub(r"[^\w .+()-]", "_", name).strip(" .")[:100] or f"class-{label}"
-        if safe.casefold() in used:
-            safe = f"{safe}-{label}"
+        safe = re.sub(r"[^\w .+()-]", "_", name).encode()[:100].decode(errors="ignore").strip(" .") or "class"
+        stem, number = safe, label
+        while safe.casefold() in used:
+            safe, number = f"{stem}-{number}", number + 1
         used.add(safe.casefold())
         yield safe
 

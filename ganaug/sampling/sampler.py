@@ -106,10 +106,14 @@ class Sampler:
             numbers = [int(index) for index in indices]
         if len(numbers) != len(names):
             raise ConfigError(f"{len(names)} labels and {len(numbers)} indices were given; as many were wanted.")
+        if numbers and not 0 <= min(numbers) <= max(numbers) < 2**63:
+            raise ConfigError(
+                f"Indices from {min(numbers)} to {max(numbers)} were given; integers of 0 to 2^63 - 1 were wanted."
+            )
         latents = latents_for(names, numbers, seed=seed, dim=self.latent_dim)
         return self.decode(latents * truncation, torch.tensor(names, dtype=torch.int64))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: its tensors cannot take part in a training
     def decode(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Turn latents (N×Z) of classes `labels` (N) into images, N×C×H×W float32 on the CPU in [-1, 1]."""
         images = torch.empty(len(latents), *self.shape)
@@ -121,7 +125,7 @@ class Sampler:
                 c = torch.cat([c, c.new_zeros(CHUNK - filled)])
             made = self._generator(z.to(self.device), c.to(self.device))
             images[start : start + filled] = made[:filled].float().clamp(-1, 1).cpu()
-        return images.clone()  # outside of inference mode's bookkeeping, so that users may train on it
+        return images
 
     def stored(self, images: Tensor) -> Tensor:
         """Return images of `sample` in the stored dtype and units of the user's files."""

@@ -64,8 +64,11 @@ class BalancedBatches:
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._epoch[0] != epoch:
-            order = np.concatenate([self._walk(c, epoch) for c in range(len(self.members))])
-            np.random.default_rng(derived_seed(self.seed, "order", epoch)).shuffle(order)
+            slots = np.repeat(np.arange(len(self.members)), self.draws)
+            np.random.default_rng(derived_seed(self.seed, "order", epoch)).shuffle(slots)
+            order = np.empty(self.length, dtype=np.int64)
+            for c in range(len(self.members)):
+                order[slots == c] = self._walk(c, epoch)  # in the order of the walk: all once before any twice
             self._epoch = (epoch, order)
         return self._epoch[1]
 

@@ -28,7 +28,8 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     """Write a checkpoint of `step` into `folder` and drop all but the newest `KEEP`."""
     final = folder / f"step-{step:09d}"
     partial = folder / f".partial-{step:09d}"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in folder.glob(".partial-*"):  # of a run that was killed while it saved
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         # Clones: the averaged and the trained network may share memory. Bytes through Python's own files: safetensors'

@@ -14,7 +14,7 @@ from typing import Any
 import ganaug
 from ganaug.data import IntensityMap, left_out, load_images, scan
 from ganaug.errors import ConfigError, DataError
-from ganaug.files import disk_errors, prepare_output, write_atomic, write_json
+from ganaug.files import MARKER, disk_errors, prepare_output, write_atomic, write_json
 from ganaug.models.device import choose_device, use_bf16
 from ganaug.models.modelfile import ModelHeader
 from ganaug.plugins import load_plugin
@@ -65,7 +65,8 @@ def fit(
     """
     run = Run(Path(out))
     fresh = not (resume and run.config_path.exists())
-    if resume and fresh and run.path.is_dir() and any(run.path.iterdir()):
+    # A marker without a config.json is left by a run that was stopped before it began.
+    if resume and fresh and run.path.is_dir() and any(run.path.iterdir()) and not (run.path / MARKER).is_file():
         raise ConfigError(f"{run.path} is not a run that can be resumed: it has no config.json. Choose another folder.")
     if not fresh:
         planned = _stored_plan(run, data, recipe, group_regex, settings, show_progress)
@@ -79,7 +80,7 @@ def fit(
     with disk_errors(run.path), cpu_threads(threads):
         if fresh:
             _refuse_inside(run.path, Path(data))
-            prepare_output(run.path, overwrite=overwrite, options="--resume or --overwrite")
+            prepare_output(run.path, overwrite=overwrite or resume, options="--resume or --overwrite")
             write_json(run.manifest_path, planned.manifest.to_json())
         write_json(run.config_path, _config_file(planned, group_regex))
         trainer = _trainer(planned, run, data, show_progress)

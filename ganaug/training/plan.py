@@ -11,6 +11,7 @@ from ganaug.data import Manifest, choose_size, require_trainable, resolve_channe
 from ganaug.errors import ConfigError
 from ganaug.models.device import choose_device
 from ganaug.plugins import load_plugin
+from ganaug.training.augment import profile
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def make_plan(manifest: Manifest, *, recipe: str = "auto", settings: Mapping[str
     load_plugin("ganaug.training.gans", config.model)  # an unknown name fails here, before anything is written
     load_plugin("ganaug.models.archs", config.arch)
     load_plugin("ganaug.training.losses", config.loss)
+    profile(config.augment)
     choose_device(config.device)
     return Plan(manifest, config, recipe, tuple(reasons))
 

@@ -241,11 +241,9 @@ def test_class_names_that_collide_after_cleaning_get_folders_of_their_own(tmp_pa
     _round_trip(tmp_path, labels)
 
 
-@pytest.mark.xfail(strict=True, reason="the name made unique is not compared with the ones used already")
 def test_a_name_made_unique_does_not_collide_either(tmp_path: Path) -> None:
     _round_trip(tmp_path, ["a*b", "a*b-2", "a/b"])
 
 
-@pytest.mark.xfail(strict=True, reason="folder names are cut at 100 characters, which may be over 255 bytes")
 def test_a_long_name_in_another_script_fits_the_file_system(tmp_path: Path) -> None:
     _round_trip(tmp_path, ["病" * 100, "b"])

@@ -92,7 +92,6 @@ def test_images_are_float32_on_the_cpu_in_range(odd: Sampler) -> None:
     assert images.max() <= 1
 
 
-@pytest.mark.xfail(strict=True, reason="the copy is made inside of inference mode")
 def test_images_may_be_trained_on(odd: Sampler) -> None:
     images = odd.sample([0, 1, 2])
     assert not images.is_inference()
@@ -139,14 +138,8 @@ def test_truncation_draws_latents_and_images_to_the_middle(odd: Sampler) -> None
         ({"labels": [0], "truncation": float("nan")}, "truncation = nan"),
         ({"labels": [0], "seed": -1}, "seed = -1"),
         ({"labels": [0], "seed": 2**64}, "seed = "),
-        *(
-            pytest.param(
-                {"labels": [0], "indices": [index]},
-                "index|indices",
-                marks=pytest.mark.xfail(strict=True, reason="indices are not checked", raises=error),
-            )
-            for index, error in ((-1, pytest.fail.Exception), (2**64, OverflowError))
-        ),
+        ({"labels": [0], "indices": [-1]}, "Indices from -1"),
+        ({"labels": [0], "indices": [2**64]}, "Indices from"),
     ],
 )
 def test_arguments_out_of_range_are_a_config_error(gan: Sampler, arguments: dict[str, Any], message: str) -> None:
