@@ -13,6 +13,7 @@ from typing import Any
 
 import ganaug
 from ganaug.data import IntensityMap, left_out, load_images, scan
+from ganaug.distributed import world_size
 from ganaug.errors import ConfigError, DataError
 from ganaug.files import MARKER, disk_errors, prepare_output, write_atomic, write_json
 from ganaug.models.device import choose_device, use_bf16
@@ -63,6 +64,10 @@ def fit(
         DivergedError: the training diverged or collapsed.
         Interrupted: stopped by the user; the state is saved.
     """
+    if world_size() > 1:
+        raise ConfigError(
+            f"{world_size()} processes were started (torchrun); this version trains in one. Start 'ganaug fit' directly."
+        )
     run = Run(Path(out))
     fresh = not (resume and run.config_path.exists())
     # A marker without a config.json is left by a run that was stopped before it began.
