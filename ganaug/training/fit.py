@@ -66,7 +66,8 @@ def fit(
     """
     if world_size() > 1:
         raise ConfigError(
-            f"{world_size()} processes were started (torchrun); this version trains in one. Start 'ganaug fit' directly."
+            f"{world_size()} processes were started (torchrun); this version trains in one. "
+            "Start 'ganaug fit' directly."
         )
     run = Run(Path(out))
     fresh = not (resume and run.config_path.exists())
