@@ -425,7 +425,7 @@ def preview(
 
 @main.command(short_help="The whole story on real data, with a verdict.")
 @click.option("--out", type=FOLDER, default=Path("ganaug-demo"), show_default=True, help="The folder to create.")
-@click.option("--minutes", type=float, default=4.0, show_default=True, help="Time for the training of the generator.")
+@click.option("--minutes", type=float, default=2.5, show_default=True, help="Time for the training of the generator.")
 @click.option("--seeds", type=click.IntRange(min=2), default=8, show_default=True, help="Trainings of each arm.")
 @click.option(
     "--steps",

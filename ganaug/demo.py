@@ -65,7 +65,7 @@ def write_digits(train: Path, test: Path, *, seed: int = 0) -> None:
 def run_demo(
     out: Path,
     *,
-    minutes: float = 4.0,
+    minutes: float = 2.5,
     seeds: int = 8,
     steps: int = 600,
     device: str = "auto",
