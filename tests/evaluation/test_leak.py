@@ -30,13 +30,13 @@ def test_unseen_files_and_groups_pass() -> None:
 
 def test_a_renamed_copy_of_a_training_file_is_named() -> None:
     test = held_out(item("b/new.png", "patient 8", "11" * 32), item("b/fine.png", "patient 9", "99" * 32))
-    with pytest.raises(LeakError, match=r"1 of 2 held-out.*b/new\.png.*the same file as a/1\.png") as caught:
+    with pytest.raises(LeakError, match=r"1 of 2 held-out.*b/new\.png \(a training file\)") as caught:
         refuse_leak(trained_on(), test)
     assert "fine" not in str(caught.value)
 
 
 def test_another_image_of_a_training_patient_is_named() -> None:
-    with pytest.raises(LeakError, match=r"a/7\.png \(of the same group as a/1\.png\)"):
+    with pytest.raises(LeakError, match=r"a/7\.png \(of a training group\)"):
         refuse_leak(trained_on(), held_out(item("a/7.png", "patient 1", "77" * 32)))
 
 
