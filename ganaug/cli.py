@@ -34,7 +34,8 @@ class Commands(click.Group):
             ctx.exit(problem.exit_code)
         except KeyboardInterrupt:
             click.echo(
-                "Stopped. Nothing that was complete is lost: type it again, a 'fit' with --resume.",
+                "Stopped. Nothing that was complete is lost. Run the same command again; add --resume if it was a "
+                "'fit' whose folder exists already.",
                 err=True,
             )
             ctx.exit(1)
@@ -83,7 +84,7 @@ def grouped(command: F) -> F:
         "--group-regex",
         metavar="REGEX",
         default=None,
-        show_default="each file alone",
+        show_default="metadata.csv's group column, else each image alone",
         help="Finds the patient (group) in each file's path: the first (…) or the whole match.",
     )(command)
 
@@ -153,7 +154,7 @@ def inspect(data: Path, group_regex: str | None, channels: str | None, json_: bo
     default="auto",
     show_default=True,
     metavar="NAME|FILE",
-    help="Settings: a shipped recipe or a YAML file.",
+    help="Settings: auto (by size), px16, px32, px64, px128, smoke, or a YAML file.",
 )
 @click.option("--minutes", type=float, default=None, show_default="until --kimg", help="Train for this long.")
 @click.option(
@@ -168,7 +169,7 @@ def inspect(data: Path, group_regex: str | None, channels: str | None, json_: bo
     metavar="HxW",
     default=None,
     show_default="from the folder",
-    help="Size of the images, such as 64x64.",
+    help="Size of the images, such as 64x48; 64 is 64x64.",
 )
 @click.option(
     "--channels",
@@ -232,6 +233,7 @@ def fit(
     from ganaug.files import check_output
     from ganaug.training.fit import fit as run_fit
     from ganaug.training.plan import make_plan
+    from ganaug.training.run import Run
 
     plan = None
     if not resume:
@@ -252,6 +254,7 @@ def fit(
         timing = probe(plan)
         _show({**plan.to_dict(), **timing}, json_, _timing_text(timing))
         return
+    before = (Run(out).metrics() or [{}])[-1] if resume else {}
     run = run_fit(
         data,
         out,
@@ -263,14 +266,25 @@ def fit(
         planned=plan,
         **(settings if resume else {}),
     )
-    last = (run.metrics() or [{}])[-1]
+    last, full = (run.metrics() or [{}])[-1], run.config().kimg
+    done = "It was complete already; give --minutes or --kimg to go on.\n" if before and last == before else ""
     text = (
+        f"{done}"
         f"The generator is {run.model_path}; pictures and curves are in {run.report_path}.\n"
-        f"Diversity within classes {last.get('diversity', 0):.2f} of the real images' (1 is as diverse; "
+        f"{last.get('kimg', 0):.1f} thousand images were shown (the recipe's full length is {full:g}); "
+        f"{_look(last, full)}\n"
+        f"Diversity within classes {last.get('diversity', 0):.2f} of the real images' (1 is as diverse, more is noise; "
         f"least: {last.get('diversity_least_class')!r} {last.get('diversity_least', 0):.2f}).\n"
-        f"Next: ganaug sample {run.path} --balance {data} --out DIR"
+        f"Next: ganaug preview {run.path} --real {data} --out LOOK.png, then ganaug sample {run.path} --balance {data} "
+        "--out DIR"
     )
     _show({"run": str(run.path), "model": str(run.model_path), "metrics": last}, json_, text)
+
+
+def _look(last: Mapping[str, Any], full: float) -> str:
+    """Say whether a training was long enough to trust its images unseen."""
+    short = last.get("kimg", 0) < 0.1 * full
+    return "that is very little: expect noise, and look at the pictures." if short else "look at the pictures."
 
 
 def _timing_text(timing: Mapping[str, float]) -> str:
@@ -310,7 +324,13 @@ def _parse_size(text: str | None) -> tuple[int, ...] | None:
     show_default=True,
     help="png: a labelled folder; bank: memory-mapped arrays for SyntheticBank.open.",
 )
-@click.option("--truncation", type=float, default=1.0, show_default=True, help="Below 1: more typical, less diverse.")
+@click.option(
+    "--truncation",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Above 0 to 1; below 1: more typical, less diverse.",
+)
 @on_device
 @overwriting
 @as_json
@@ -385,7 +405,7 @@ def _parse_counts(text: str | None) -> dict[str, int] | None:
 @click.option("--interpolate", is_flag=True, help="Walk between two latents in each row.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other images.")
 @on_device
-@overwriting
+@click.option("--overwrite", is_flag=True, help="Replace the file --out.")
 @as_json
 def preview(
     run: Path,

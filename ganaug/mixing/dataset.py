@@ -85,6 +85,17 @@ class SyntheticMixDataset(Dataset[Any]):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._drawn: tuple[int, np.ndarray] | None = None
 
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """Class name → label, as torchvision's folder data sets have it."""
+        return {name: label for label, name in enumerate(self.classes)}
+
+    def __repr__(self) -> str:
+        synthetic = int(self.is_synthetic.sum())
+        return (
+            f"SyntheticMixDataset({len(self) - synthetic} real, {synthetic} synthetic; added {self.sampling_strategy_})"
+        )
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the images of the bank that this epoch uses. Call it before iterating over a DataLoader."""
         if epoch < 0:

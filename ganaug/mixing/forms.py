@@ -127,10 +127,10 @@ def _remedy(example: Any, made: Any) -> str:
             f"Add torchvision.transforms.v2.Grayscale(num_output_channels={_channels(example)}) to "
             "transform=, or read the real images with the bank's number of channels."
         )
-    size = list(shape[:2] if isinstance(example, np.ndarray) else shape[-2:])
+    size = list(made.shape[:2] if isinstance(made, np.ndarray) else made.shape[-2:])
     return (
-        f"Add torchvision.transforms.v2.Resize({size}) to the transform of both (transform= for the "
-        "synthetic ones), or make a model of that size (ganaug fit --size)."
+        f"Bring both to one size: torchvision.transforms.v2.Resize({size}), or the size that your classifier wants, in "
+        "the transform of your real images (and in transform=, if you pass one, for the synthetic ones)."
     )
 
 

@@ -71,8 +71,8 @@ def export_folder(
         ThreadPoolExecutor() as pool,
         progress_bar("sample", total, unit="images", show=show_progress) as progress,
     ):
-        for parent in {Path(item.file_name).parent for item in items}:
-            (folder / parent).mkdir()
+        for name in _folder_names(gan.classes):  # also of a class with no image, so that label indices stay the same
+            (folder / name).mkdir()
         rows = []
         for start in range(0, total, BATCH):
             part = items[start : start + BATCH]

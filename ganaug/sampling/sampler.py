@@ -42,6 +42,10 @@ class Sampler:
         """The model file."""
         self.device = device
 
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.shape))
+        return f"Sampler({str(self.path)!r}, classes={list(self.classes)}, shape={shape}, device={str(self.device)!r})"
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; a label is an index into them."""

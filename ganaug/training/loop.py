@@ -114,7 +114,7 @@ class Trainer:
                     metrics = self._snapshot(losses)
                     self.state.elapsed_s += time.monotonic() - start
                     note = f"diversity {metrics['diversity']:.2f} (least {metrics['diversity_least']:.2f})"
-                progress.update(100 * self.fraction(), note)
+                progress.update(100 * self.fraction(), f"{self._kimg:.1f} kimg, {self._rate:.0f} images/s  {note}")
                 if stop.is_set():
                     self.save()
                     raise Interrupted(f"Stopped. The state is saved; go on with:\n  {self.resume_command}")
@@ -124,6 +124,16 @@ class Trainer:
                 "as the real ones. The run is kept for a look. Try a larger --set gamma=…, or more images."
             )
         return metrics
+
+    @property
+    def _kimg(self) -> float:
+        """Real images shown so far, in thousands."""
+        return self.state.step * self.config.batch / 1000
+
+    @property
+    def _rate(self) -> float:
+        """Images shown in a second."""
+        return 1000 * self._kimg / max(self.state.elapsed_s, 1e-9)
 
     def save(self) -> None:
         """Write a checkpoint of the present state."""
@@ -153,11 +163,11 @@ class Trainer:
         chunks = zip(latents.split(256), torch.tensor(labels).split(256), strict=True)
         fakes = torch.cat([self.gan.sample(z, c).cpu() for z, c in chunks])
         ratios = class_diversity(fakes, torch.tensor(labels), self.real_distances)
-        kimg = self.state.step * self.config.batch / 1000
+        kimg = self._kimg
         metrics: dict[str, Any] = {
             "kimg": round(kimg, 3),
             "seconds": round(self.state.elapsed_s, 1),
-            "images_per_second": round(1000 * kimg / max(self.state.elapsed_s, 1e-9), 1),
+            "images_per_second": round(self._rate, 1),
             "diversity": round(float(ratios.mean()), 4),
             "diversity_least": round(float(ratios.min()), 4),
             "diversity_least_class": self.header.classes[int(ratios.argmin())],

@@ -268,7 +268,7 @@ def fail(image: Any) -> Any:
         (
             lambda x: torch.zeros(1, 8, 6),
             {"transform": to_tensor},
-            r"\(1, 8, 6\).*\(1, 4, 6\).*Resize\(\[8, 6\]\)",
+            r"\(1, 8, 6\).*\(1, 4, 6\).*Resize\(\[4, 6\]\)",
         ),
         (lambda x: torch.zeros(2, 4, 6), {"transform": to_tensor}, r"\(2, 4, 6\).*Grayscale"),
         (lambda x: torch.zeros(1, 4, 6), {"transform": lambda image: image}, "PIL"),
