@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ganaug
-from ganaug.data import IntensityMap, left_out, load_images, scan
+from ganaug.data import IntensityMap, load_images, scan
 from ganaug.distributed import world_size
 from ganaug.errors import ConfigError, DataError
 from ganaug.files import MARKER, disk_errors, prepare_output, write_atomic, write_json
@@ -158,7 +158,8 @@ def _config_file(planned: Plan, group_regex: str | None) -> dict[str, Any]:
         "ganaug": ganaug.__version__,
         "recipe": planned.recipe,
         "reasons": list(planned.reasons),
-        "left_out": list(left_out(planned.manifest)),
+        # Numbers, not names: file names may name patients, and a run folder may be passed on.
+        "left_out": {"unreadable": len(planned.manifest.skipped), "no_images": len(planned.manifest.ignored)},
         "group_regex": group_regex,
         "settings": planned.config.to_dict(),
     }
