@@ -351,14 +351,13 @@ def sample(
     if sum(value is not None for value in (per_class, balance, counts)) != 1:
         raise click.UsageError("Give exactly one of --per-class, --balance and --counts.")
     wanted = _parse_counts(counts)
+    from ganaug.files import keep_apart
     from ganaug.sampling import SyntheticBank, load
     from ganaug.sampling.counts import requested_counts
     from ganaug.sampling.export import export_folder
 
-    if balance is not None and out.resolve().is_relative_to(balance.resolve()):
-        raise click.UsageError(
-            f"--out {out} lies inside {balance}, where it would become a class. Choose another folder."
-        )
+    for source in (run, *([balance] if balance else [])):
+        keep_apart(out, source)
     gan = load(run, device=device)
     numbers = requested_counts(gan.classes, counts=wanted, per_class=per_class, balance=balance)
     common: dict[str, Any] = {

@@ -88,6 +88,16 @@ def check_output(folder: Path, *, overwrite: bool = False, options: str = "--ove
         )
 
 
+def keep_apart(out: Path, source: Path) -> None:
+    """Raise a ConfigError if `out` and the folder it is made from lie one inside the other.
+
+    Results inside a data folder would be taken for a class; a source inside the output would go with --overwrite.
+    """
+    a, b = out.resolve(), source.resolve()
+    if a.is_relative_to(b) or b.is_relative_to(a):
+        raise ConfigError(f"The output {out} and {source} lie one inside the other. Choose an output folder elsewhere.")
+
+
 def prepare_output(folder: Path, *, overwrite: bool = False, options: str = "--overwrite") -> Path:
     """Create an output folder, or refuse one that holds something.
 

@@ -181,6 +181,15 @@ def test_sample_refuses_to_write_into_the_data_it_balances(tiny_run: Run, shapes
     assert not (shapes / "more").exists()
 
 
+def test_overwrite_never_takes_what_a_command_reads(tiny_run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert ganaug("sample", tiny_run.path, "--out", out, "--per-class", "2").exit_code == 0
+    complain(ganaug("fit", out, "--out", out, "--overwrite", *QUICK), 2, "inside")
+    complain(ganaug("sample", tiny_run.path, "--out", tiny_run.path, "--per-class", "2", "--overwrite"), 2, "inside")
+    assert tiny_run.model_path.is_file()
+    assert len(list(out.rglob("*.png"))) == 6
+
+
 def test_what_is_not_a_run_is_said(shapes: Path, tmp_path: Path) -> None:
     complain(ganaug("sample", shapes, "--out", tmp_path / "out", "--per-class", "2"), 3, "ganaug fit")
     complain(ganaug("preview", tmp_path / "nothing", "--out", tmp_path / "p.png"), 3, "ganaug fit")

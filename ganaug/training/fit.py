@@ -15,7 +15,7 @@ import ganaug
 from ganaug.data import IntensityMap, load_images, scan
 from ganaug.distributed import world_size
 from ganaug.errors import ConfigError, DataError
-from ganaug.files import MARKER, disk_errors, prepare_output, write_atomic, write_json
+from ganaug.files import MARKER, disk_errors, keep_apart, prepare_output, write_atomic, write_json
 from ganaug.models.device import choose_device, use_bf16
 from ganaug.models.modelfile import ModelHeader
 from ganaug.plugins import load_plugin
@@ -85,7 +85,7 @@ def fit(
     planned = replace(planned, config=replace(planned.config, threads=threads))
     with disk_errors(run.path), cpu_threads(threads):
         if fresh:
-            _refuse_inside(run.path, Path(data))
+            keep_apart(run.path, Path(data))
             prepare_output(run.path, overwrite=overwrite or resume, options="--resume or --overwrite")
             write_json(run.manifest_path, planned.manifest.to_json())
         write_json(run.config_path, _config_file(planned, group_regex))
@@ -100,14 +100,6 @@ def fit(
                 if run.model_path.exists():
                     write_report(run)
     return run
-
-
-def _refuse_inside(out: Path, data: Path) -> None:
-    if out.resolve().is_relative_to(data.resolve()):
-        raise ConfigError(
-            f"The output {out} lies inside the data folder {data}, where its pictures would be taken for a class. "
-            "Choose a folder outside of it."
-        )
 
 
 def _trainer(planned: Plan, run: Run, data: str | Path, show_progress: bool) -> Trainer:
