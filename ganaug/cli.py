@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ganaug import __version__
 from ganaug.errors import ConfigError, GanaugError, Interrupted
+
+if TYPE_CHECKING:
+    from ganaug.config import FitConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -266,13 +269,12 @@ def fit(
         planned=plan,
         **(settings if resume else {}),
     )
-    last, full = (run.metrics() or [{}])[-1], run.config().kimg
+    last, config = (run.metrics() or [{}])[-1], run.config()
     done = "It was complete already; give --minutes or --kimg to go on.\n" if before and last == before else ""
     text = (
         f"{done}"
         f"The generator is {run.model_path}; pictures and curves are in {run.report_path}.\n"
-        f"{last.get('kimg', 0):.1f} thousand images were shown (the recipe's full length is {full:g}); "
-        f"{_look(last, full)}\n"
+        f"{last.get('kimg', 0):.1f} thousand images were shown{_of_the_recipe(last, config)}.\n"
         f"Diversity within classes {last.get('diversity', 0):.2f} of the real images' (1 is as diverse, more is noise; "
         f"least: {last.get('diversity_least_class')!r} {last.get('diversity_least', 0):.2f}).\n"
         f"Next: ganaug preview {run.path} --real {data} --out LOOK.png, then ganaug sample {run.path} --balance {data} "
@@ -281,10 +283,13 @@ def fit(
     _show({"run": str(run.path), "model": str(run.model_path), "metrics": last}, json_, text)
 
 
-def _look(last: Mapping[str, Any], full: float) -> str:
-    """Say whether a training was long enough to trust its images unseen."""
-    short = last.get("kimg", 0) < 0.1 * full
-    return "that is very little: expect noise, and look at the pictures." if short else "look at the pictures."
+def _of_the_recipe(last: Mapping[str, Any], config: FitConfig) -> str:
+    """Say how far a training by the clock got, and whether that is too little to expect images."""
+    if config.minutes is None:
+        return ""
+    short = last.get("kimg", 0) < 0.1 * config.kimg
+    advice = ": very little, expect noise" if short else ""
+    return f" of the {config.kimg:g} that the recipe has for a full training{advice}"
 
 
 def _timing_text(timing: Mapping[str, float]) -> str:
