@@ -19,6 +19,10 @@ from ganaug.errors import ConfigError
 Pair = tuple[float, float]
 """A scheduled setting: its value at the start and after the burn-in (see `burn_in`)."""
 
+PLANES = ("axial", "coronal", "sagittal")
+RESIZE_MODES = ("auto", "stretch", "crop", "spacing")
+INTENSITIES = ("auto", "uint8", "window", "percentiles", "per-file")
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -32,13 +36,25 @@ class FitConfig:
     """The adversarial loss: a module of `ganaug.training.losses`."""
 
     size: tuple[int, ...] | None = None
-    """Height and width of the training images; None takes them from the folder."""
+    """Height and width of the training images, or depth, height and width of volumes; None takes them from the
+    folder."""
     largest: int = 64
-    """Longest side that is chosen when `size` is None."""
+    """Longest side, in pixels, that is chosen for images when `size` is None."""
+    largest_volume: int = 32
+    """Longest side, in voxels, that is chosen for volumes when `size` is None."""
     channels: int | None = None
-    """1 for grey, 3 for color; None takes it from the folder, where all files must agree."""
-    resize: str = "stretch"
-    """How an image of another shape meets `size`: 'stretch' keeps all of it, 'crop' keeps its proportions."""
+    """1 for grey, 3 for color, up to 64; None takes it from the folder, where all files must agree."""
+    slices: str | None = None
+    """Cut volumes into a set of images along this plane: 'axial', 'coronal' or 'sagittal'; None keeps volumes."""
+    resize: str = "auto"
+    """How an image of another shape meets `size`: 'stretch' keeps all of it, 'crop' (images only) keeps its
+    proportions, 'spacing' (volumes only) gives all voxels one size in mm and crops or pads; 'auto' is 'spacing' for
+    volumes whose files all tell it, and else 'stretch'."""
+    intensity: str = "auto"
+    """How stored values become [-1, 1]: 'uint8' (0 to 255), 'window' (see `window`), 'percentiles' (of the whole set),
+    'per-file' (of each file, for scans without a common scale), or 'auto'."""
+    window: Pair | None = None
+    """Lowest and highest stored value of intensity 'window'; values beyond them are clipped."""
 
     seed: int = 0
     """Seed of the weights, the batches and the latents."""
@@ -96,6 +112,8 @@ class FitConfig:
     """Snapshots (image grid, metrics, checkpoint) over the whole run."""
 
     def __post_init__(self) -> None:
+        if self.window is not None and self.intensity == "auto":
+            object.__setattr__(self, "intensity", "window")
         for name, value in vars(self).items():
             numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, float)]
             if not all(map(math.isfinite, numbers)):
@@ -104,8 +122,13 @@ class FitConfig:
             "kimg": (self.kimg > 0, "above 0"),
             "minutes": (self.minutes is None or self.minutes > 0, "above 0"),
             "batch": (2 <= self.batch <= 65_536, "2 to 65536"),
-            "channels": (self.channels in (None, 1, 3), "1 or 3"),
-            "resize": (self.resize in ("stretch", "crop"), "'stretch' or 'crop'"),
+            "channels": (self.channels is None or 1 <= self.channels <= 64, "1 to 64"),
+            "largest": (self.largest >= 8, "at least 8"),
+            "largest_volume": (8 <= self.largest_volume <= 256, "8 to 256"),
+            "slices": (self.slices is None or self.slices in PLANES, _one_of(PLANES)),
+            "resize": (self.resize in RESIZE_MODES, _one_of(RESIZE_MODES)),
+            "intensity": (self.intensity in INTENSITIES, _one_of(INTENSITIES)),
+            "window": (self.window is None or self.window[0] < self.window[1], "a low value and a higher one"),
             "latent_dim": (1 <= self.latent_dim <= 4096, "1 to 4096"),
             "label_dim": (1 <= self.label_dim <= 4096, "1 to 4096"),
             "widths": (
@@ -129,13 +152,19 @@ class FitConfig:
             "threads": (self.threads is None or self.threads >= 1, "at least 1"),
             "snapshots": (self.snapshots >= 1, "at least 1"),
             "size": (
-                self.size is None or (len(self.size) == 2 and all(8 <= side <= 1024 for side in self.size)),
-                "two sides between 8 and 1024 pixels, such as [64, 64]",
+                self.size is None
+                or (len(self.size) in (2, 3) and 8 <= min(self.size) <= max(self.size) <= _most(self.size)),
+                "two sides of 8 to 1024 pixels, such as [64, 64], or three of 8 to 256 voxels, such as [24, 32, 32]",
             ),
         }
         for name, (good, wanted) in checks.items():
             if not good:
                 raise ConfigError(f"{name} = {getattr(self, name)!r} was given; it must be {wanted}.")
+        if (self.window is None) == (self.intensity == "window"):
+            raise ConfigError(
+                f"intensity = {self.intensity!r} and window = {self.window!r} were given; intensity 'window' must have "
+                "a window, such as [-1000, 400], and no other may."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
@@ -157,6 +186,15 @@ class FitConfig:
                 raise ConfigError(f"{source}: there is no setting {key!r}.{hint}")
             converted[key] = _convert(key, value, hints[key], source)
         return dataclasses.replace(self, **converted)
+
+
+def _one_of(words: tuple[str, ...]) -> str:
+    return f"one of {', '.join(words)}"
+
+
+def _most(size: tuple[int, ...]) -> int:
+    """Return the longest side that images or volumes of this many sides may have."""
+    return 1024 if len(size) == 2 else 256
 
 
 def _convert(key: str, value: Any, hint: Any, source: str) -> Any:

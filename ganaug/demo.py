@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ganaug.data import (
+    Grid,
     Manifest,
     format_report,
     inspect_manifest,
@@ -168,7 +169,7 @@ def run_demo(
 
 def _arrays(manifest: Manifest, gan: Sampler) -> tuple[np.ndarray, np.ndarray]:
     channels, height, width = gan.shape
-    return load_images(manifest, size=(height, width), channels=channels), manifest.labels
+    return load_images(manifest, Grid((height, width), channels, "stretch", "uint8")), manifest.labels
 
 
 def _score_text(score: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: on tensors this small more threads only wait
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,15 @@ from ganaug.sampling.sampler import Sampler, load
 from ganaug.training.fit import fit
 from ganaug.training.run import Run
 from tests.tiny import SETTINGS, write_shapes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder for the tests, so that they neither read nor fill the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GANAUG_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -18,11 +18,11 @@ from ganaug.models import build_network
 from ganaug.plugins import load_plugin
 from ganaug.training.augment import profile
 
-LONGEST = {"px16": 16, "px32": 32, "px64": 64, "px128": 128, "smoke": 32}
+SIZES = {"px16": (16, 16), "px32": (32, 32), "px64": (64, 64), "px128": (128, 128), "vol32": (24, 32, 32)}
 
 
 def test_there_are_recipes() -> None:
-    assert {"px16", "px32", "px64", "px128", "smoke"} <= set(recipe_names())
+    assert {*SIZES, "smoke"} <= set(recipe_names())
     assert all((recipe_folder() / f"{name}.yaml").is_file() for name in recipe_names())
 
 
@@ -33,10 +33,10 @@ def test_a_recipe_is_valid_and_its_networks_can_be_built(name: str) -> None:
     load_plugin("ganaug.training.gans", config.model)
     load_plugin("ganaug.training.losses", config.loss)
     profile(config.augment)
-    side = LONGEST.get(name, 64)
+    size = SIZES.get(name, (32, 32))
     for part in ("Generator", "Discriminator"):
         with torch.device("meta"):
-            network = build_network(config.arch, part, vars(config), size=(side, side), channels=3, classes=5)
+            network = build_network(config.arch, part, vars(config), size=size, channels=3, classes=5)
         assert sum(p.numel() for p in network.parameters()) > 1000
 
 
@@ -63,7 +63,7 @@ def test_every_setting_has_its_explanation() -> None:
 
 
 def test_settings_survive_json() -> None:
-    config = FitConfig(size=(28, 30), minutes=3.5, widths=(8, 4), lr=(1e-3, 1e-4))
+    config = FitConfig(size=(28, 30, 9), minutes=3.5, widths=(8, 4), lr=(1e-3, 1e-4), window=(-1000.0, 400.0))
     assert FitConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -99,6 +99,10 @@ def test_an_unknown_setting_is_an_error_with_the_nearest_one(key: str, near: str
         ("loss", 3),
         ("loss", None),
         ("augment", ["safe"]),
+        ("slices", 3),
+        ("window", [1, 2, 3]),
+        ("window", ["low", "high"]),
+        ("largest_volume", None),
     ],
 )
 def test_a_value_of_the_wrong_type_is_an_error_that_names_it(key: str, value: Any) -> None:
@@ -113,7 +117,15 @@ def test_a_value_of_the_wrong_type_is_an_error_that_names_it(key: str, value: An
         ("kimg", float("nan")),
         ("minutes", -1),
         ("batch", 1),
-        ("channels", 2),
+        ("channels", 0),
+        ("channels", 65),
+        ("largest", 7),
+        ("largest_volume", 7),
+        ("largest_volume", 257),
+        ("slices", "oblique"),
+        ("intensity", "zscore"),
+        ("window", [400, -1000]),
+        ("window", 40),
         ("resize", "squash"),
         ("latent_dim", 0),
         ("label_dim", 5000),
@@ -135,7 +147,9 @@ def test_a_value_of_the_wrong_type_is_an_error_that_names_it(key: str, value: An
         ("size", [7, 28]),
         ("size", [28, 2000]),
         ("size", [28]),
-        ("size", [28, 28, 28]),
+        ("size", [28, 28, 7]),
+        ("size", [28, 28, 257]),
+        ("size", [28, 28, 28, 28]),
     ],
 )
 def test_a_value_out_of_range_is_an_error_that_says_the_range(key: str, value: Any) -> None:
@@ -171,6 +185,27 @@ def test_values_are_read_as_yaml_and_the_shell_write_them() -> None:
     assert config.widths == (8,)
     assert config.gamma == (10.0, 1.0)
     assert config.size == (28, 30)
+
+
+def test_sizes_of_images_and_volumes_up_to_their_limits() -> None:
+    for size in ((8, 1024), (8, 8, 256), (23, 28, 31)):
+        assert FitConfig().updated({"size": list(size)}).size == size
+
+
+def test_a_window_means_intensity_window_unless_another_one_was_asked_for() -> None:
+    assert FitConfig().intensity == "auto"
+    config = FitConfig().updated({"window": [-1000, 400]})
+    assert (config.intensity, config.window) == ("window", (-1000.0, 400.0))
+    for values in ({"window": [0, 1], "intensity": "percentiles"}, {"intensity": "window"}):
+        with pytest.raises(ConfigError, match="intensity 'window' must have a window"):
+            FitConfig().updated(values)
+
+
+def test_settings_of_a_run_from_before_volumes_are_still_read() -> None:
+    new = {"slices", "intensity", "window", "largest_volume"}
+    old = {key: value for key, value in FitConfig().to_dict().items() if key not in new} | {"resize": "stretch"}
+    config = FitConfig.from_dict(old)
+    assert (config.slices, config.intensity, config.window, config.resize) == (None, "auto", None, "stretch")
 
 
 def test_none_switches_off_what_may_be_off() -> None:

@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ganaug.data.copies import copy_problems
 from ganaug.data.manifest import Item, Manifest
+from ganaug.data.mixtures import mixture_problems
 from ganaug.data.names import count, few, printable
-from ganaug.data.readers import is_image
+from ganaug.data.problems import class_problems, file_problems, group_problems, side_problems
+
+TABLE_WIDTH = 110
+"""Columns of text within which the table stays by leaving out the less important of its own."""
+
+TABLE_ROWS = 40
+"""Classes that the table lists."""
+
+_NAME_WIDTH = 40
+_CELL_WIDTH = 24
+
+_LEVELS = (
+    (2, "untrainable", "cannot be trained: at least 2 images are needed"),
+    (
+        10,
+        "repeats",
+        "the generator will mostly repeat these few images: do not publish samples, and rather collect more",
+    ),
+    (50, "rare", "rare: drawn more often than their share (p ~ n^0.5); check how diverse the samples are"),
+    (500, "small", "small: enough to learn from; look at the samples for repetitions"),
+    (None, "enough", "enough to learn from"),
+)
 
 
 def inspect_manifest(manifest: Manifest) -> dict[str, Any]:
     """Return a report of plain JSON values.
 
-    Keys: ``root``; ``classes``, a list with ``name, images, groups, height, width`` (smallest, median,
-    largest pixels), ``channels, dtypes`` (images of each) and ``intensity`` (smallest, largest stored
-    value); ``images``, ``groups``, ``unreadable`` and ``ignored``, totals; ``imbalance``, the largest class
-    over the smallest one that has images; and ``problems``, a list with ``kind, message, files``.
+    Keys:
+        ``root``.
+        ``classes``: a list with ``name, images, groups``; ``depth, height, width`` (smallest, median, largest; None
+        without volumes or images) in pixels; ``spacing``, the same for each axis in mm; ``formats, modes, channels,
+        dtypes, orientations, splits`` (images of each); ``intensity`` (smallest, largest stored value).
+        ``images, groups, unreadable, ignored``: totals.
+        ``imbalance``: the largest class over the smallest one that has images.
+        ``problems``: a list with ``kind, level, message, files`` (see `ganaug.data.problems.Problem`).
+        ``advice``: `class_advice` on the images that may be trained on.
     """
     by_class: list[list[Item]] = [[] for _ in manifest.classes]
     for item in manifest.items:
@@ -32,157 +60,159 @@ def inspect_manifest(manifest: Manifest) -> dict[str, Any]:
         "ignored": len(manifest.ignored),
         "imbalance": round(max(sizes) / min(sizes), 2) if sizes else None,
         "problems": [
-            *_file_problems(manifest),
-            *_class_problems(manifest),
-            *_duplicates(manifest),
-            *_mixtures(manifest),
+            *file_problems(manifest),
+            *class_problems(manifest),
+            *copy_problems(manifest.items),
+            *group_problems(manifest.items),
+            *side_problems(manifest.items),
+            *mixture_problems(manifest.items),
         ],
+        "advice": class_advice(manifest.training_part().counts),
     }
+
+
+def class_advice(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return what a training does with classes of these sizes.
+
+    Returns:
+        For each class ``class, images, level`` (untrainable below 2 images, repeats below 10, rare below 50, small
+        below 500, enough), ``message``, and ``to_level``: the synthetic images that would make it as large as the
+        largest class.
+    """
+    most = max(counts.values(), default=0)
+    advice = []
+    for name, n in counts.items():
+        level, message = next((level, text) for limit, level, text in _LEVELS if limit is None or n < limit)
+        advice.append({"class": name, "images": n, "level": level, "message": message, "to_level": most - n})
+    return advice
 
 
 def _summary(items: list[Item]) -> dict[str, Any]:
-    lows = [item.minimum for item in items if item.minimum is not None]
-    highs = [item.maximum for item in items if item.maximum is not None]
     return {
         "images": len(items),
         "groups": len({item.group for item in items}),
+        "depth": _spread([item.shape[0] for item in items if item.dims == 3]),
         "height": _spread([item.height for item in items]),
         "width": _spread([item.width for item in items]),
+        "spacing": _spacing(items),
+        "formats": _counts(item.format for item in items),
+        "modes": _counts(item.mode for item in items),
         "channels": {str(key): n for key, n in sorted(Counter(item.channels for item in items).items())},
-        "dtypes": dict(sorted(Counter(item.dtype for item in items).items())),
-        "intensity": [min(lows), max(highs)] if lows and highs else None,
+        "dtypes": _counts(item.dtype for item in items),
+        "orientations": _counts(item.orientation for item in items),
+        "splits": _counts(item.split for item in items),
+        "intensity": [min(item.minimum for item in items), max(item.maximum for item in items)] if items else None,
     }
 
 
-def _spread(values: list[int]) -> list[int] | None:
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted((value, n) for value, n in Counter(values).items() if value))
+
+
+def _spread(values: Sequence[float]) -> list[float] | None:
     """Return the smallest, the (lower) median and the largest value."""
     ordered = sorted(values)
     return [ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]] if ordered else None
 
 
-def _problem(kind: str, message: str, files: Iterable[str] = ()) -> dict[str, Any]:
-    return {"kind": kind, "message": message, "files": list(files)}
-
-
-def _file_problems(manifest: Manifest) -> Iterable[dict[str, Any]]:
-    if manifest.skipped:
-        reasons = Counter(reason for _, reason in manifest.skipped).most_common(3)
-        listed = "; ".join(f"{printable(reason)} ({n:,})" for reason, n in reasons)
-        message = f"{count(len(manifest.skipped), 'file')} cannot be read and will be skipped: {listed}"
-        yield {
-            **_problem("unreadable", message, (path for path, _ in manifest.skipped)),
-            "reasons": dict(manifest.skipped),
-        }
-    others = [path for path in manifest.ignored if not is_image(path)]
-    if others:
-        yield _problem("not_images", f"{count(len(others), 'file')} ignored, not in an image format we read", others)
-    unlabelled = [path for path in manifest.ignored if is_image(path)]
-    if unlabelled:
-        message = f"{count(len(unlabelled), 'image')} ignored, outside the class folders or the table"
-        yield _problem("unlabelled_images", message, unlabelled)
-    constant = [item.path for item in manifest.items if item.minimum is not None and item.minimum == item.maximum]
-    if constant:
-        message = f"{count(len(constant), 'image')} with all pixels alike; remove them unless that is meant"
-        yield _problem("constant_images", message, constant)
-
-
-def _class_problems(manifest: Manifest) -> Iterable[dict[str, Any]]:
-    for label, (name, n) in enumerate(manifest.counts.items()):
-        if n < 2:
-            message = f"class '{printable(name)}' has {count(n, 'image')}; at least 2 are needed to train"
-            kind = "one_image_class" if n else "empty_class"
-            yield _problem(kind, message, (item.path for item in manifest.items if item.label == label))
-
-
-def _duplicates(manifest: Manifest) -> Iterable[dict[str, Any]]:
-    copies: dict[str, list[Item]] = defaultdict(list)
-    for item in manifest.items:
-        copies[item.sha256].append(item)
-    sets = [items for items in copies.values() if len(items) > 1]
-    within = [items for items in sets if len({item.label for item in items}) == 1]
-    across = [items for items in sets if len({item.label for item in items}) > 1]
-    if within:
-        extra = sum(len(items) - 1 for items in within)
-        copies_text = count(extra, "exact copy", "exact copies")
-        message = f"{copies_text} of other images in the same class; remove the copies"
-        yield _problem("duplicates", message, (item.path for items in within for item in items))
-    if across:
-        message = f"{count(len(across), 'image')} with exact copies in another class; only one label can be right"
-        yield _problem("duplicates_across_classes", message, (item.path for items in across for item in items))
-
-
-def _mixtures(manifest: Manifest) -> Iterable[dict[str, Any]]:
-    items = manifest.items
-    sizes = Counter((item.height, item.width) for item in items)
-    if len(sizes) > 1:
-        (height, width), n = sizes.most_common(1)[0]
-        message = (
-            f"{len(sizes):,} image sizes (most often {height}×{width}, {count(n, 'image')}); fit brings them "
-            "to one, --size chooses which"
-        )
-        yield _problem("mixed_sizes", message)
-    yield from _mixed(
-        "mixed_channels",
-        [(item, str(item.channels)) for item in items],
-        "channels",
-        "choose --channels 1 or --channels 3",
-    )
-    yield from _mixed(
-        "mixed_dtypes", [(item, item.dtype) for item in items], "bit depths", "save all with one bit depth"
-    )
-
-
-def _mixed(kind: str, values: Sequence[tuple[Item, str]], what: str, advice: str) -> Iterable[dict[str, Any]]:
-    """Report images that differ in something that all must share; the rarer ones are named."""
-    found = Counter(value for _, value in values)
-    if len(found) > 1:
-        listed = ", ".join(f"{value}: {count(n, 'image')}" for value, n in found.most_common())
-        usual = found.most_common(1)[0][0]
-        yield _problem(kind, f"mixed {what} ({listed}); {advice}", (item.path for item, v in values if v != usual))
+def _spacing(items: list[Item]) -> list[list[float] | None] | None:
+    """Return the spread along each axis, of volumes where there are any."""
+    known = [item.spacing for item in items if item.spacing]
+    axes = max(map(len, known), default=0)
+    return [_spread(values) for values in zip(*(s for s in known if len(s) == axes), strict=True)] or None
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """Return the report of `inspect_manifest` as text with aligned columns; at most 5 names a problem."""
-    classes = report["classes"]
-    totals = f"{count(report['images'], 'image')} in {count(len(classes), 'class', 'classes')}"
-    lines = [f"{report['root']}: {totals}, {count(report['groups'], 'group')}"]
+    """Return the report of `inspect_manifest` as text with aligned columns; a few names a problem."""
+    totals = f"{count(report['images'], 'image')} in {count(len(report['classes']), 'class', 'classes')}"
+    lines = [f"{printable(report['root'])}: {totals}, {count(report['groups'], 'group')}"]
     if report["imbalance"]:
         lines.append(f"largest class : smallest class = {report['imbalance']:g} : 1")
-    rows = [("class", "images", "groups", "height", "width", "channels", "type", "intensity")]
-    rows += [
-        (
-            printable(row["name"]),
-            f"{row['images']:,}",
-            f"{row['groups']:,}",
-            _range(row["height"]),
-            _range(row["width"]),
-            "/".join(row["channels"]) or "-",
-            "/".join(row["dtypes"]) or "-",
-            _range(row["intensity"]),
-        )
-        for row in classes
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines.append("")
-    for row in rows:
-        # Names to the left, figures to the right.
-        cells = [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)),
-        ]
-        lines.append("  ".join(cells).rstrip())
-    lines.append("")
-    problems = report["problems"]
+    lines += ["", *_table(report["classes"]), ""]
+    problems = [found for found in report["problems"] if found["level"] == "problem"]
+    notes = [found for found in report["problems"] if found["level"] == "note"]
     lines.append(f"{count(len(problems), 'problem')}:" if problems else "No problems were found.")
-    for problem in problems:
-        lines.append(f"  - {problem['message']}")
-        if problem["files"]:
-            lines.append(f"      {few(problem['files'])}")
-    return "\n".join(lines)
+    lines += _listed(problems)
+    if notes:
+        lines += ["", f"{count(len(notes), 'note')}:", *_listed(notes)]
+    return "\n".join([*lines, "", *_advice_lines(report["advice"])])
+
+
+def _table(classes: list[dict[str, Any]]) -> list[str]:
+    columns = {
+        "class": [_short(printable(row["name"]), _NAME_WIDTH) for row in classes],
+        "images": [f"{row['images']:,}" for row in classes],
+        "groups": [f"{row['groups']:,}" for row in classes],
+        "size": [_sides(row["depth"], row["height"], row["width"]) for row in classes],
+        "mm": [_sides(*(row["spacing"] or [])) for row in classes],
+        "channels": [_kinds(row["channels"]) for row in classes],
+        "format": [_kinds(row["formats"]) for row in classes],
+        "mode": [_kinds(row["modes"]) for row in classes],
+        "type": [_kinds(row["dtypes"]) for row in classes],
+        "intensity": [_range(row["intensity"]) for row in classes],
+    }
+    if set(columns["mm"]) == {"-"}:
+        del columns["mm"]
+    for spare in ("mode", "mm", "format"):
+        widths = {head: max(map(len, (head, *cells))) for head, cells in columns.items()}
+        if sum(widths.values()) + 2 * (len(widths) - 1) > TABLE_WIDTH:
+            columns.pop(spare, None)
+    # Names to the left, figures to the right.
+    lines = [
+        "  ".join(
+            cell.ljust(widths[head]) if head == "class" else cell.rjust(widths[head])
+            for head, cell in zip(columns, row, strict=True)
+        ).rstrip()
+        for row in [tuple(columns), *zip(*columns.values(), strict=True)]
+    ]
+    more = len(classes) - TABLE_ROWS
+    return [*lines[: 1 + TABLE_ROWS], f"and {count(more, 'more class', 'more classes')}"] if more > 0 else lines
+
+
+def _listed(problems: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for found in problems:
+        lines.append(f"  - {found['message']}")
+        if found["files"]:
+            lines.append(f"      {_named(found)}")
+    return lines
+
+
+def _named(found: dict[str, Any]) -> str:
+    if "sets" not in found:
+        return few(found["files"])
+    sign = " ~ " if found["kind"].startswith("near") else " = "
+    return few([sign.join([*names[:3], *(["…"] if len(names) > 3 else [])]) for names in found["sets"]], 3)
+
+
+def _advice_lines(advice: list[dict[str, Any]]) -> list[str]:
+    lines = ["Training by class size:"]
+    for _, level, message in _LEVELS:
+        names = [
+            f"{row['class']} ({count(row['images'], 'image')}"
+            + (f", {row['to_level']:,} synthetic ones would level it)" if row["to_level"] else ")")
+            for row in advice
+            if row["level"] == level
+        ]
+        if names:
+            lines.append(f"  - {few(names)}: {message}")
+    return lines
+
+
+def _short(text: str, width: int = _CELL_WIDTH) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _kinds(found: dict[str, int]) -> str:
+    return _short("/".join(printable(kind) for kind in found)) or "-"
+
+
+def _sides(*spreads: list[float] | None) -> str:
+    return "×".join(_range(spread) for spread in spreads if spread) or "-"
 
 
 def _range(values: list[float] | None) -> str:
     if not values:
         return "-"
-    low, high = values[0], values[-1]
-    return f"{low:g}" if low == high else f"{low:g}-{high:g}"
+    low, high = (f"{value:.6g}" for value in (values[0], values[-1]))
+    return low if low == high else f"{low}-{high}"

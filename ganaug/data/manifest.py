@@ -1,52 +1,93 @@
-"""A labelled folder as a list of files: every one decoded once, hashed, labelled, and put into a group."""
+"""A labelled folder as a list of images and volumes, each with its class, its group and the hash of its content."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ganaug.data.layouts import Entry, Listing, layouts
 from ganaug.data.names import count, few, printable
-from ganaug.data.parallel import parallel_map
-from ganaug.data.readers import read
 from ganaug.errors import ConfigError, DataError
-from ganaug.files import sha256_file
 
 MAX_UNREADABLE = 0.10
 """The share of unreadable files up to which they are skipped; more of them is an error."""
 
+TRAINED = ("", "train", "training")
+"""Names of the splits that a generator may be trained on; without a name everything is."""
+
 
 @dataclass(frozen=True)
 class Item:
-    """One readable image."""
+    """One readable image or volume."""
 
     path: str
-    """POSIX path relative to the manifest's root."""
+    """POSIX path relative to the manifest's root: the file, the archive, or the first file of a DICOM series."""
     label: int
     """Index into the manifest's classes."""
     group: str
     """What a split must not cut: the patient where that is known, otherwise the file's content."""
     sha256: str
-    """Hex SHA-256 of the file's bytes."""
-    height: int
-    width: int
+    """Hex SHA-256 of the content: of the file's bytes, or of what stands for them (see `ganaug.data.examine`)."""
+    shape: tuple[int, ...]
+    """Height and width, or depth, height and width, in pixels."""
     channels: int
     dtype: str
-    """Stored type, ``uint8`` or ``uint16``."""
+    """Stored type, such as ``uint8`` or ``int16``."""
     split: str = ""
     """The split that the user's table names for it, in lower case; empty where none is named."""
-    minimum: float | None = None
-    """Smallest pixel value, in stored units."""
-    maximum: float | None = None
-    """Largest pixel value, in stored units."""
+    minimum: float = 0.0
+    """Smallest value of the file, in stored units."""
+    maximum: float = 255.0
+    """Largest value of the file, in stored units."""
+    low: float = 0.0
+    """0.1 percentile of the file (its minimum for 8-bit images), in stored units."""
+    high: float = 255.0
+    """99.9 percentile of the file (its maximum for 8-bit images), in stored units."""
+    gray: bool = False
+    """A color image whose channels are all alike."""
+    format: str = ""
+    """File format, such as ``PNG``."""
+    mode: str = ""
+    """What the format calls the kind of pixels, such as ``RGBA``."""
+    spacing: tuple[float, ...] | None = None
+    """Millimetres between pixels along `shape`; None where the file does not say."""
+    orientation: str = ""
+    """Axis codes of a volume in its file, such as ``RAS``; empty where the file does not say."""
+    center: tuple[float, float, float] | None = None
+    """World coordinates of a volume's center (RAS+, mm)."""
+    part: str = ""
+    """``axial[17]`` for a slice, ``train[12]`` for an image of an archive; empty for a whole file."""
+    files: tuple[str, ...] = ()
+    """All files of a DICOM series in order; empty otherwise."""
+    hints: tuple[str, ...] = ()
+    """What the reader noticed, each "kind: detail"."""
+    phash: int | None = None
+    """Perceptual hash, where the scan was asked for it."""
+
+    @property
+    def height(self) -> int:
+        """Pixels from top to bottom."""
+        return self.shape[-2]
+
+    @property
+    def width(self) -> int:
+        """Pixels from left to right."""
+        return self.shape[-1]
+
+    @property
+    def dims(self) -> int:
+        """2 for an image, 3 for a volume."""
+        return len(self.shape)
+
+    @property
+    def name(self) -> str:
+        """The path, and the part of it where it is not a whole file."""
+        return f"{self.path}#{self.part}" if self.part else self.path
 
 
 @dataclass(frozen=True)
@@ -72,6 +113,12 @@ class Manifest:
         return np.array([item.label for item in self.items], dtype=np.int64)
 
     @property
+    def knots(self) -> np.ndarray:
+        """Intensity range of each item's file, N×4 float64: minimum, low, high and maximum, in stored units."""
+        ranges = [(item.minimum, item.low, item.high, item.maximum) for item in self.items]
+        return np.array(ranges, dtype=np.float64).reshape(-1, 4)
+
+    @property
     def counts(self) -> dict[str, int]:
         """Number of images by class name, in the order of the classes."""
         found = Counter(item.label for item in self.items)
@@ -83,7 +130,7 @@ class Manifest:
 
     def training_part(self) -> Manifest:
         """Return the items that may be trained on: not those whose table row names another split."""
-        return replace(self, items=tuple(item for item in self.items if item.split in ("", "train", "training")))
+        return replace(self, items=tuple(item for item in self.items if item.split in TRAINED))
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``train_manifest.json`` stores: classes; label, hash and hashed group of each file.
@@ -104,54 +151,6 @@ class Manifest:
 def hash_group(group: str) -> str:
     """Return the hex SHA-256 of a group's name."""
     return hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def scan(
-    root: str | Path,
-    *,
-    group_regex: str | None = None,
-    max_unreadable: float = MAX_UNREADABLE,
-    show_progress: bool = False,
-) -> Manifest:
-    """Read a labelled folder: every file is fully decoded once, so that truncated ones are found now.
-
-    The result does not depend on the order of the file system.
-
-    Args:
-        root: ``ROOT/<class>/**/<file>``, or a folder with ``metadata.csv``
-            (``file_name,label[,group,split]``).
-        group_regex: searched in each POSIX path relative to `root`; its first capture group, or the whole
-            match, is the item's group. Without it the table's ``group`` column counts, and where that is
-            silent the file's content, so that each image is its own group and exact copies share one.
-        max_unreadable: the share of unreadable files, 0 to 1, up to which they are skipped (see
-            `Manifest.skipped`).
-        show_progress: show a progress bar.
-
-    Raises:
-        DataError: the folder, its labels or too many of its files cannot be used.
-        ConfigError: `group_regex` is not a regular expression.
-    """
-    shown, root = Path(root), Path(root).resolve()
-    listing = _listing(shown, root)
-    if len(listing.classes) < 2:
-        raise DataError(
-            f"{shown} has a single class, {listing.classes[0]!r} ({count(len(listing.entries), 'image')}). "
-            "At least two classes were wanted: add a sub-folder (or a label in metadata.csv) for each class "
-            "to tell apart."
-        )
-    entries = _grouped(listing.entries, group_regex)
-    labels = {name: index for index, name in enumerate(listing.classes)}
-    results = parallel_map(partial(_examine, root, labels), entries, label="reading", show_progress=show_progress)
-    items: list[Item] = []
-    skipped: list[tuple[str, str]] = []
-    for entry, result in zip(entries, results, strict=True):
-        if isinstance(result, Item):
-            items.append(result)
-        else:
-            skipped.append((entry.path, result))
-    manifest = Manifest(root, listing.classes, tuple(items), tuple(skipped), listing.ignored)
-    require_readable(manifest, max_unreadable)
-    return manifest
 
 
 def require_readable(manifest: Manifest, max_unreadable: float = MAX_UNREADABLE) -> None:
@@ -185,69 +184,6 @@ def _named(skipped: tuple[tuple[str, str], ...]) -> str:
     return named + ("; …" if len(skipped) > 3 else "")
 
 
-def _listing(shown: Path, root: Path) -> Listing:
-    if not root.exists():
-        raise DataError(f"{shown} does not exist. A folder with one sub-folder for each class was wanted.")
-    for layout in layouts():
-        if layout.matches(root):
-            return layout.listing(root)
-    raise DataError(f"{shown} is a file. A folder with one sub-folder for each class was wanted.")
-
-
-def _grouped(entries: tuple[Entry, ...], group_regex: str | None) -> tuple[Entry, ...]:
-    """Return the entries with the group that `group_regex` finds in their paths."""
-    if group_regex is None:
-        return entries
-    try:
-        pattern = re.compile(group_regex)
-    except re.error as problem:
-        raise ConfigError(
-            f"The group pattern {group_regex!r} is not a regular expression ({problem}). Something like "
-            r"'patient(\d+)' was wanted."
-        ) from None
-    found = []
-    for entry in entries:
-        match = pattern.search(entry.path)
-        group = match.group(1 if pattern.groups else 0) if match else None
-        found.append(replace(entry, group=group or ""))
-    silent = [entry.path for entry in found if not entry.group]
-    if silent:
-        raise DataError(
-            f"The group pattern {group_regex!r} finds nothing in {len(silent):,} of "
-            f"{count(len(found), 'path')}: {few(silent)}. Write a pattern that matches every path relative "
-            "to the data folder."
-        )
-    return tuple(found)
-
-
-def _examine(root: Path, labels: dict[str, int], entry: Entry) -> Item | str:
-    """Return the decoded file's item, or in a few words why it cannot be read."""
-    path = root / entry.path
-    try:
-        pixels = read(path)
-        digest = sha256_file(path)
-    except DataError as problem:
-        return str(problem).removeprefix(f"{path}: ")
-    except OSError as problem:
-        return problem.strerror or type(problem).__name__
-    height, width, channels = pixels.shape
-    return Item(
-        path=entry.path,
-        label=labels[entry.label],
-        # The content and not the path: two folders often number their files alike, and copies of one image
-        # must not land on two sides of a split.
-        group=entry.group or digest,
-        sha256=digest,
-        height=height,
-        width=width,
-        channels=channels,
-        dtype=pixels.dtype.name,
-        split=entry.split,
-        minimum=float(pixels.min()),
-        maximum=float(pixels.max()),
-    )
-
-
 def require_trainable(manifest: Manifest) -> None:
     """Raise `DataError` unless there are at least two classes, each with at least two images."""
     if len(manifest.classes) < 2:
@@ -267,35 +203,29 @@ def require_trainable(manifest: Manifest) -> None:
 def resolve_channels(manifest: Manifest, channels: int | None) -> int:
     """Return the number of channels to train with: the given one, or the one that all images share.
 
+    Gray images that were saved as color count as gray where gray ones stand beside them.
+
     Raises:
-        DataError: grey and color images are mixed and `channels` is None.
-        ConfigError: `channels` is neither 1 nor 3.
+        DataError: gray and color images are mixed and `channels` is None, or channels differ in another way.
     """
-    if channels is not None:
-        if channels not in (1, 3):
-            raise ConfigError(f"--channels {channels} was given; 1 (grey) or 3 (color) was wanted.")
-        return channels
     found = Counter(item.channels for item in manifest.items)
+    if channels is not None and {channels, *found} <= {1, 3}:
+        return channels
+    if set(found) == {1, 3} and all(item.gray for item in manifest.items if item.channels == 3):
+        return 1
     if len(found) > 1:
         parts = ", ".join(f"{count(n, 'image')} with {count(c, 'channel')}" for c, n in found.most_common())
         rare = found.most_common()[-1][0]
-        files = [item.path for item in manifest.items if item.channels == rare]
+        files = [item.name for item in manifest.items if item.channels == rare]
         raise DataError(
-            f"Grey and color images are mixed in {manifest.root}: {parts}, such as {few(files)}. Choose what "
-            "to train with: --channels 1 turns all into grey, --channels 3 turns all into RGB."
+            f"Gray and color images are mixed in {manifest.root}: {parts}, such as {few(files)}. Choose what "
+            "to train with: --channels 1 turns all into gray, --channels 3 turns all into RGB; images with another "
+            "number of channels have to be moved out."
         )
-    return next(iter(found), 1)
-
-
-def resolve_dtype(manifest: Manifest) -> str:
-    """Return the stored type that all images share. Raises `DataError` where bit depths are mixed."""
-    found = Counter(item.dtype for item in manifest.items)
-    if len(found) > 1:
-        parts = ", ".join(f"{count(n, 'image')} of {dtype}" for dtype, n in found.most_common())
-        rare = found.most_common()[-1][0]
-        files = [item.path for item in manifest.items if item.dtype == rare]
-        raise DataError(
-            f"Bit depths are mixed in {manifest.root}: {parts}, such as {few(files)}. Their grey values "
-            "cannot be compared: save all images with one bit depth, or move those files out of the folder."
+    shared = next(iter(found), 1)
+    if channels not in (None, shared):
+        raise ConfigError(
+            f"--channels {channels} was given, but the images in {manifest.root} have {count(shared, 'channel')}. Only "
+            "gray (1) and color (3) can be turned into each other."
         )
-    return next(iter(found), "uint8")
+    return shared

@@ -11,6 +11,58 @@ import numpy as np
 from ganaug.errors import ConfigError
 
 
+def split_three(
+    labels: Sequence[int] | np.ndarray,
+    groups: Sequence[str],
+    *,
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Return the sorted indices of the ``train``, ``val`` and ``test`` side (int64).
+
+    First the test side is split off with `split_by_group`, then the validation side from the rest in the same way, and
+    everything said there holds for both: no group is on two sides, each class is shared out as nearly as whole groups
+    allow, the order of the files does not matter. So the test side is the same for any validation fraction. A class
+    with few groups of its own gives its first group to training, its second to test, its third to validation.
+
+    What more data moves: among groups of one class and one size (such as images without known patients), one group more
+    moves at most three others, because all are shared out in an order fixed by seed and name. Groups of other classes
+    do not move if no group holds both. No number is promised for groups of differing sizes or of several classes: there
+    the choice of the first ones changes how much is wanted of the next. Keep the split itself (as a column of
+    ``metadata.csv``) if results before and after new data are to be compared.
+
+    Args:
+        labels: class index of each item.
+        groups: group name of each item.
+        fractions: of train, val and test; train above 0, and 1 in sum. A fraction of 0 leaves that side empty.
+        seed: another seed gives another split.
+
+    Raises:
+        ConfigError: the fractions do not sum to 1, or labels and groups differ in number.
+    """
+    train, val, test = fractions
+    if not (train > 0 and val >= 0 and test >= 0 and abs(train + val + test - 1) < 1e-6):
+        raise ConfigError(
+            f"Fractions of {train}, {val} and {test} for train, val and test were given; numbers that sum to 1, the "
+            "first above 0, were wanted."
+        )
+    _require_pairs(labels, groups)
+    rest = np.arange(len(groups))
+    sides = {}
+    for name, share in (("test", test), ("val", val / (train + val))):
+        if share > 0:
+            kept, held_out = split_by_group(
+                [int(labels[i]) for i in rest.tolist()],
+                [groups[i] for i in rest.tolist()],
+                test_fraction=share,
+                seed=seed,
+            )
+            rest, sides[name] = rest[kept], rest[held_out]
+        else:
+            sides[name] = np.array([], dtype=np.int64)
+    return {"train": rest, "val": sides["val"], "test": sides["test"]}
+
+
 def split_by_group(
     labels: Sequence[int] | np.ndarray, groups: Sequence[str], *, test_fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -34,8 +86,7 @@ def split_by_group(
     """
     if not 0 < test_fraction < 1:
         raise ConfigError(f"A test fraction of {test_fraction} was given; a number between 0 and 1 was wanted.")
-    if len(labels) != len(groups):
-        raise ConfigError(f"{len(labels)} labels and {len(groups)} groups were given; one of each an item was wanted.")
+    _require_pairs(labels, groups)
     composition: dict[str, Counter[int]] = defaultdict(Counter)
     for label, group in zip(labels, groups, strict=True):
         composition[group][int(label)] += 1
@@ -55,6 +106,11 @@ def split_by_group(
         settled.update(open_groups)
     sides = np.array([group in test_groups for group in groups], dtype=bool)
     return np.flatnonzero(~sides), np.flatnonzero(sides)
+
+
+def _require_pairs(labels: Sequence[int] | np.ndarray, groups: Sequence[str]) -> None:
+    if len(labels) != len(groups):
+        raise ConfigError(f"{len(labels)} labels and {len(groups)} groups were given; one of each an item was wanted.")
 
 
 def _choose(sizes: list[int], target: float, *, spare: bool, need: bool) -> list[int]:

@@ -1,148 +1,133 @@
-"""Files to one array of training images: converted to the wanted channels, resized once, antialiased."""
+"""Images of a manifest as one training tensor: mapped from the cache, or decoded now."""
 
 from __future__ import annotations
 
-from functools import partial
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from ganaug.data.manifest import Item, Manifest, resolve_dtype
+from ganaug.data.cache import TensorWriter, cache_folder, open_tensor, tensor_key
+from ganaug.data.examine import read_images
+from ganaug.data.geometry import PLANES
+from ganaug.data.grid import Grid, to_grid
+from ganaug.data.layouts import Entry
+from ganaug.data.manifest import Item, Manifest
 from ganaug.data.names import count
-from ganaug.data.parallel import parallel_map
-from ganaug.data.readers import read
-from ganaug.errors import ConfigError, DataError
-
-RESIZE_MODES = ("stretch", "crop")
-
-MIN_SIDE = 8
-"""Smallest side, in pixels, that `choose_size` proposes."""
+from ganaug.data.parallel import chunked_map
+from ganaug.errors import DataError
 
 
-def load_images(
-    manifest: Manifest,
-    *,
-    size: tuple[int, int],
-    channels: int,
-    resize: str = "stretch",
-    show_progress: bool = False,
-) -> np.ndarray:
-    """Decode all images into one array N×C×H×W of the stored type (uint8 or uint16).
+def load_tensor(manifest: Manifest, grid: Grid, *, show_progress: bool = False) -> np.ndarray:
+    """Return all images on a grid, N×C×size in the grid's type, in the order of the manifest.
 
-    An image that has `size` already keeps its pixels untouched; any other is resized once, bicubic with
-    antialiasing.
-
-    Args:
-        manifest: the images, in the order of the result.
-        size: height and width, in pixels.
-        channels: 1 turns color into grey (BT.601 luma), 3 repeats grey three times.
-        resize: ``stretch`` takes the whole image and may change its proportions; ``crop`` keeps them and
-            takes the largest centered part that has the proportions of `size`.
-        show_progress: show a progress bar.
+    The result is a read-only memory map of a file in the cache, which may be larger than memory. What is not there
+    yet is decoded and written first; without a cache, or where its disk is full, the images are held in memory.
 
     Raises:
-        DataError: bit depths are mixed, or a file changed or vanished since the scan, or memory does not
-            suffice.
-        ConfigError: `size`, `channels` or `resize` is out of range.
+        DataError: a file changed or vanished since the scan, or memory does not suffice.
     """
-    if resize not in RESIZE_MODES:
-        raise ConfigError(f"The resize mode {resize!r} was given; one of {', '.join(RESIZE_MODES)} was wanted.")
-    if channels not in (1, 3):
-        raise ConfigError(f"{channels} channels were given; 1 (grey) or 3 (color) was wanted.")
-    if min(size) < 1:
-        raise ConfigError(f"The size {size[0]}x{size[1]} was given; two positive numbers of pixels were wanted.")
-    shape = (len(manifest), channels, *size)
+    folder = cache_folder()
+    if folder is None:
+        return load_images(manifest, grid, show_progress=show_progress)
+    key = key_of(manifest.items, grid)
+    found = open_tensor(key)
+    if found is not None:
+        return found
     try:
-        images = np.empty(shape, dtype=resolve_dtype(manifest))
+        writer = TensorWriter(folder, grid)
+        try:
+            for images in _blocks(manifest, grid, show_progress):
+                writer.append(images)
+            writer.commit(key)
+        except BaseException:
+            writer.discard()
+            raise
+    except OSError as problem:
+        print(
+            f"The cache {folder} cannot be written ({problem.strerror}); the images are held in memory instead.",
+            file=sys.stderr,
+        )
+        return load_images(manifest, grid, show_progress=show_progress)
+    found = open_tensor(key)
+    return load_images(manifest, grid, show_progress=show_progress) if found is None else found
+
+
+def load_images(manifest: Manifest, grid: Grid, *, show_progress: bool = False) -> np.ndarray:
+    """Return what `load_tensor` returns, as an array in memory, without the cache."""
+    shape = (len(manifest), grid.channels, *grid.size)
+    try:
+        images = np.empty(shape, dtype=grid.dtype)
+        filled = 0
+        for block in _blocks(manifest, grid, show_progress):
+            images[filled : filled + len(block)] = block
+            filled += len(block)
     except (MemoryError, ValueError) as problem:
         raise DataError(
-            f"{len(manifest):,} images of {size[0]}x{size[1]} do not fit into memory ({problem}). Choose a "
-            "smaller size, for example --size 64x64."
+            f"{count(len(manifest), 'image')} of {'x'.join(map(str, grid.size))} do not fit into memory ({problem}). "
+            "Choose a smaller size, for example --size 64x64."
         ) from problem
-    load = partial(_load, manifest, size, channels, resize)
-    loaded = parallel_map(load, manifest.items, label="loading", show_progress=show_progress)
-    for index, pixels in enumerate(loaded):
-        images[index] = pixels.transpose(2, 0, 1)
     return images
 
 
-def _load(manifest: Manifest, size: tuple[int, int], channels: int, resize: str, item: Item) -> np.ndarray:
-    pixels = read(manifest.root / item.path)
-    if (*pixels.shape, pixels.dtype.name) != (item.height, item.width, item.channels, item.dtype):
-        raise DataError(f"{manifest.root / item.path}: changed since it was scanned. Run the command again.")
-    if channels == 1 and pixels.shape[2] == 3:
-        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-    resized = resize_image(pixels, size, crop=resize == "crop")
-    return np.repeat(resized, channels, axis=2) if resized.shape[2] < channels else resized
+def key_of(items: Sequence[Item], grid: Grid) -> str:
+    """Return the cache's name for the tensor of these items."""
+    return tensor_key(grid, [(item.sha256, item.part) for item in items])
 
 
-def resize_image(pixels: np.ndarray, size: tuple[int, int], *, crop: bool = False) -> np.ndarray:
-    """Return an image H×W×C at `size` (height, width), in its own type; with `crop`, of its centered part."""
-    height, width = pixels.shape[:2]
-    if (height, width) == size:
-        return pixels
-    box = _centered_box(height, width, size) if crop else (0.0, 0.0, float(width), float(height))
-    planes = []
-    for plane in np.moveaxis(pixels, 2, 0):
-        # Pillow resizes 8 bit in integers; anything deeper has to go through its float mode to keep its
-        # depth.
-        source = Image.fromarray(np.ascontiguousarray(plane if plane.dtype == np.uint8 else plane.astype(np.float32)))
-        planes.append(np.asarray(source.resize(size[::-1], Image.Resampling.BICUBIC, box=box)))
-    resized = np.stack(planes, axis=2)
-    if pixels.dtype != np.uint8:
-        limits = np.iinfo(pixels.dtype)
-        resized = np.clip(np.rint(resized), limits.min, limits.max)
-    return resized.astype(pixels.dtype)
+def read_item(root: Path, item: Item) -> np.ndarray:
+    """Return the pixels of one item, H×W×C or D×H×W×C, in the stored type. Raises `DataError`."""
+    return _read(root, [item])[0][0]
 
 
-def _centered_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return left, top, right, bottom of the largest centered part with the proportions of `size`."""
-    scale = min(height / size[0], width / size[1])
-    part_height, part_width = size[0] * scale, size[1] * scale
-    left, top = (width - part_width) / 2, (height - part_height) / 2
-    return left, top, min(left + part_width, width), min(top + part_height, height)
+def _blocks(manifest: Manifest, grid: Grid, show_progress: bool) -> Iterator[np.ndarray]:
+    # The slices of a volume stand side by side in a manifest: its file is decoded once for all of them.
+    files = [list(items) for _, items in groupby(manifest.items, key=_file)]
+    yield from chunked_map(_Loader(manifest.root, grid), files, label="loading", unit="files",
+                           show_progress=show_progress)  # fmt: skip
 
 
-def choose_size(manifest: Manifest, *, largest: int, multiple: int = 4) -> tuple[tuple[int, int], str]:
-    """Propose a training size (height, width) and say in plain words why.
-
-    The images' own size if they share one that fits; otherwise the median height and width, scaled down to
-    fit and rounded to `multiple`.
-
-    Args:
-        manifest: at least one image.
-        largest: longest side, in pixels, that may be proposed.
-        multiple: sides that are not the images' own are multiples of this.
-
-    Raises:
-        DataError: the manifest is empty.
-        ConfigError: `largest` is below 8.
-    """
-    if not manifest.items:
-        raise DataError(f"{manifest.root} has no readable image to choose a size from. Add images.")
-    if largest < MIN_SIDE:
-        raise ConfigError(f"A largest side of {largest} pixels was given; at least {MIN_SIDE} was wanted.")
-    heights = np.array([item.height for item in manifest.items])
-    widths = np.array([item.width for item in manifest.items])
-    height, width = float(np.median(heights)), float(np.median(widths))
-    uniform = bool((heights == heights[0]).all() and (widths == widths[0]).all())
-    if uniform and min(height, width) >= MIN_SIDE and max(height, width) <= largest:
-        return (int(height), int(width)), f"all {count(len(manifest), 'image')} have this size"
-
-    scale = min(1.0, largest / max(height, width))
-    size = (_rounded(height * scale, multiple, largest), _rounded(width * scale, multiple, largest))
-    if uniform:
-        start = f"all {count(len(manifest), 'image')} are {height:.0f}×{width:.0f}"
-    else:
-        start = (
-            f"sizes run from {heights.min()}×{widths.min()} to {heights.max()}×{widths.max()}; the median is "
-            f"{height:.0f}×{width:.0f}"
-        )
-    steps = [f"scaled down to fit {largest} pixels"] if scale < 1 else []
-    steps.append(f"rounded to a multiple of {multiple}, at least {MIN_SIDE}")
-    return size, f"{start}, {', '.join(steps)}"
+def _file(item: Item) -> tuple[str, str]:
+    return item.path, _member_and_plane(item)[0]
 
 
-def _rounded(side: float, multiple: int, largest: int) -> int:
-    nearest = multiple * round(side / multiple)
-    return max(MIN_SIDE, min(nearest, largest // multiple * multiple))
+@dataclass(frozen=True)
+class _Loader:
+    root: Path
+    grid: Grid
+
+    def __call__(self, files: Sequence[list[Item]]) -> np.ndarray:
+        images = [
+            to_grid(pixels, self.grid, spacing=spacing)
+            for items in files
+            for pixels, spacing in _read(self.root, items)
+        ]
+        return np.stack(images)
+
+
+def _read(root: Path, items: Sequence[Item]) -> list[tuple[np.ndarray, tuple[float, ...] | None]]:
+    """Return the pixels and spacing of items that come from one file, after checking that it is still the same."""
+    first = items[0]
+    member, plane = _member_and_plane(first)
+    found = read_images(root, Entry(first.path, label="", files=first.files, part=member), plane)
+    for item in items:
+        pixels = found.get(item.part, (None,))[0]
+        if pixels is None or (pixels.shape[:-1], pixels.shape[-1], pixels.dtype.name) != (
+            item.shape,
+            item.channels,
+            item.dtype,
+        ):
+            raise DataError(f"{root / item.path}: changed since it was scanned. Run the command again.")
+    return [found[item.part] for item in items]
+
+
+def _member_and_plane(item: Item) -> tuple[str, str | None]:
+    """Take the part of an item apart: "train[12]axial[17]" is slice 17 of a member of an archive."""
+    for plane in PLANES:
+        member, found, _ = item.part.rpartition(f"{plane}[")
+        if found:
+            return member, plane
+    return item.part, None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ganaug.plugins import load_plugin
 
@@ -25,9 +25,18 @@ def build_network(
     return kind(**{**chosen, "size": tuple(size), "channels": channels, "classes": classes})
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """Return a tensor of 4 or 5 dimensions with its channels innermost in memory, the layout of fast convolutions."""
+    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    if x.shape[1] > 1:
+        return x.contiguous(memory_format=layout)
+    # With one channel both layouts are the same memory, and only the stride tells a convolution which one is meant.
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout).copy_(x)
+
+
 def place(network: nn.Module, device: torch.device | str) -> nn.Module:
     """Move a network to `device` with its convolution weights channels-last, the layout that is fastest everywhere."""
     for parameter in network.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        if parameter.ndim in (4, 5):
+            parameter.data = channels_last(parameter.data)
     return network.to(device)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+VALUES_IN_A_PASS = 1 << 22
+"""Numbers of output, in all images together, that a forward pass without gradients may make."""
 
 
 def stage_grids(size: Sequence[int], base: int) -> list[tuple[int, ...]]:
@@ -18,6 +22,16 @@ def stage_grids(size: Sequence[int], base: int) -> list[tuple[int, ...]]:
     while max(size) / 2 ** (halvings + 1) >= base and min(size) / 2 ** (halvings + 1) >= 2:
         halvings += 1
     return [tuple(max(1, int(side / 2**k + 0.5)) for side in size) for k in range(halvings, -1, -1)]
+
+
+def images_in_a_pass(shape: Sequence[int], *, most: int) -> int:
+    """Return how many images of `shape` (channels first) to make at once: a power of two up to `most`.
+
+    It follows from the shape alone, never from the memory that happens to be free: the number of images in a pass may
+    decide the order of its sums.
+    """
+    fitting = max(1, min(most, VALUES_IN_A_PASS // math.prod(shape)))
+    return 1 << (fitting.bit_length() - 1)
 
 
 def coarser(size: Sequence[int], factor: int) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from ganaug.config import FitConfig
+from ganaug.data.geometry import Geometry
 from ganaug.data.intensity import IntensityMap
 from ganaug.errors import ConfigError, GanaugError, ModelFileError
 from ganaug.files import sha256_file, write_atomic
@@ -38,19 +39,28 @@ class ModelHeader:
     classes: tuple[str, ...]
     """Class names in the order of the label index."""
     size: tuple[int, ...]
-    """Height and width in pixels."""
+    """Height and width in pixels, or depth, height and width in voxels."""
     channels: int
-    """1 for grey, 3 for color."""
+    """1 for grey, 3 for color, up to 64."""
     intensity: IntensityMap
     """How [-1, 1] goes back to the values of the user's files."""
     settings: dict[str, Any]
     """The resolved `FitConfig` of the run; the network settings rebuild the generator."""
     training: dict[str, Any]
     """What the training saw: images per class, kimg, when, the version of ganaug."""
+    geometry: Geometry | None = None
+    """Where the voxels of a volume lie; None for images, and where the training files do not tell."""
+    source_format: str = ""
+    """The most frequent format of the training files, such as 'PNG' or 'NIfTI'; '' unknown."""
 
     def to_json(self) -> str:
         """Return the header as a JSON text."""
-        values = {**vars(self), "format": FORMAT, "intensity": self.intensity.to_dict()}
+        values = {
+            **vars(self),
+            "format": FORMAT,
+            "intensity": self.intensity.to_dict(),
+            "geometry": None if self.geometry is None else self.geometry.to_dict(),
+        }
         return json.dumps(values, sort_keys=True)
 
     @classmethod
@@ -72,11 +82,15 @@ class ModelHeader:
                 intensity=IntensityMap.from_dict(values["intensity"]),
                 settings=dict(values["settings"]),
                 training=dict(values["training"]),
+                # Files of the first version of this format have neither.
+                geometry=None if values.get("geometry") is None else Geometry.from_dict(values["geometry"]),
+                source_format=str(values.get("source_format", "")),
             )
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as problem:
             raise ModelFileError(f"The header of the model file is damaged ({problem!r}). {_AGAIN}") from None
-        good = len(header.size) == 2 and all(2 <= side <= 4096 for side in header.size)
-        if not good or header.channels not in (1, 3) or not 1 <= len(header.classes) <= 100_000:
+        longest = {2: 4096, 3: 512}.get(len(header.size), 0)
+        good = 2 <= min(header.size, default=0) <= max(header.size, default=0) <= longest
+        if not good or not 1 <= header.channels <= 64 or not 1 <= len(header.classes) <= 100_000:
             raise ModelFileError(
                 f"The header of the model file describes {header.channels} channels of {header.size} pixels and "
                 f"{len(header.classes)} classes, which no run can have. {_AGAIN}"

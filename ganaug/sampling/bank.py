@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Mapping, Sequence
+import io
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ganaug.data.intensity import IntensityMap
 from ganaug.errors import ConfigError, GanaugError, ModelFileError
-from ganaug.files import check_output, disk_errors, read_json, write_json
-from ganaug.progress import progress_bar
-from ganaug.sampling.counts import requested_counts
-from ganaug.sampling.folder import OVERWRITE, complete_or_absent
+from ganaug.files import disk_errors, read_json
+from ganaug.progress import Progress, progress_bar
+from ganaug.sampling.counts import requested_counts, slices_of
+from ganaug.sampling.folder import continued, write_file
+from ganaug.sampling.growing import grow_npy
 from ganaug.sampling.provenance import provenance
+from ganaug.sampling.request import ImageSource, Request
 
 FORMAT = "ganaug-bank"
 VERSION = 1
 REGENERATE = "Make the bank again: ganaug sample RUN --out DIR --format bank --overwrite."
-
-
-class ImageSource(Protocol):
-    """What a bank needs of a sampler."""
-
-    @property
-    def classes(self) -> Sequence[str]: ...
-    @property
-    def shape(self) -> Sequence[int]: ...
-    @property
-    def intensity(self) -> IntensityMap: ...
-    @property
-    def model_sha256(self) -> str: ...
-    def sample(
-        self,
-        labels: Sequence[int],
-        *,
-        seed: int = 0,
-        indices: Sequence[int] | None = None,
-        truncation: float = 1.0,
-    ) -> Any:
-        """Return a float tensor of N×C×H×W in [-1, 1]."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -121,7 +101,7 @@ class SyntheticBank:
         balance: str | Path | Mapping[str, int] | None = None,
         seed: int = 0,
         truncation: float = 1.0,
-        batch: int = 256,
+        batch: int | None = None,
         overwrite: bool = False,
         show_progress: bool = False,
     ) -> SyntheticBank:
@@ -130,58 +110,26 @@ class SyntheticBank:
         The number of images comes from exactly one of `counts` (class → images), `per_class` (the same for
         all) and `balance` (a labelled folder, or its class → images: each class is filled up to the
         largest). Nothing appears at `path` before the bank is complete, and a bank that `overwrite`
-        replaces stays until then.
+        replaces stays until then. After a kill the same call goes on where it stopped; when the bank is complete it
+        only opens it. `batch` images are made at a time: by default 256, fewer of large volumes.
 
         Raises:
-            ConfigError: no or several counts, or `path` is not empty and may not be replaced.
-            ModelFileError: the folder to balance has other classes than the model.
+            ConfigError: no or several counts, `path` holds something else and may not be replaced, or another
+                process is writing it.
+            ModelFileError: the folder to balance has other classes than the model, or its images are not finite.
+            GanaugError: the disk is full or cannot be written.
         """
-        numbers = requested_counts(gan.classes, counts=counts, per_class=per_class, balance=balance)
-        if batch < 1:
+        numbers = requested_counts(
+            gan.classes, counts=counts, per_class=per_class, balance=balance, slices=slices_of(gan)
+        )
+        if batch is not None and batch < 1:
             raise ConfigError(f"batch is {batch}; an integer of 1 or more was wanted.")
         folder = Path(path).resolve()
-        check_output(folder, overwrite=overwrite, options=OVERWRITE)
-        labels = np.repeat(np.arange(len(numbers), dtype=np.int64), list(numbers.values()))
-        indices = np.concatenate([np.arange(count, dtype=np.int64) for count in numbers.values()])
-        columns = {"labels": labels, "indices": indices}
-        with disk_errors(folder), complete_or_absent(folder) as unfinished:
-            for name, column in columns.items():
-                with (unfinished / f"{name}.npy").open("wb") as stream:
-                    np.lib.format.write_array(stream, column, allow_pickle=False)
-                    _flush(stream)
-            with (
-                (unfinished / "images.npy").open("wb") as stream,
-                progress_bar("sampling", len(labels), unit="images", show=show_progress) as progress,
-            ):
-                # Plain writes, not a writable memory map: a full disk is then an error and not a bus error.
-                dtype = np.dtype(gan.intensity.dtype)
-                header = {
-                    "descr": np.lib.format.dtype_to_descr(dtype),
-                    "fortran_order": False,
-                    "shape": (len(labels), *gan.shape),
-                }
-                np.lib.format.write_array_header_1_0(stream, header)
-                for start in range(0, len(labels), batch):
-                    part = slice(start, start + batch)
-                    images = _stored(gan, labels[part], indices[part], seed, truncation)
-                    stream.write(np.ascontiguousarray(images, dtype=dtype).data)
-                    progress.update(min(start + batch, len(labels)))
-                _flush(stream)
-            described = {
-                "format": FORMAT,
-                "version": VERSION,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "classes": list(gan.classes),
-                "counts": numbers,
-                "shape": list(gan.shape),
-                "dtype": gan.intensity.dtype,
-                "intensity": gan.intensity.to_dict(),
-                "seed": seed,
-                "truncation": truncation,
-                "model_sha256": gan.model_sha256,
-                "sha256": {name: hashlib.sha256(column.tobytes()).hexdigest() for name, column in columns.items()},
-            }
-            write_json(unfinished / "bank.json", described)
+        request = Request.of(gan, numbers, format="bank", seed=seed, truncation=truncation)
+        with disk_errors(folder), continued(folder, request.to_dict(), overwrite=overwrite) as place:
+            if place is not None:
+                with progress_bar("sampling", len(request), unit="images", show=show_progress) as progress:
+                    fill_bank(place, gan, request, batch=batch or request.batch, progress=progress)
         return cls.open(folder)
 
     @cached_property
@@ -259,20 +207,33 @@ class SyntheticBank:
         return column
 
 
-def _stored(gan: ImageSource, labels: np.ndarray, indices: np.ndarray, seed: int, truncation: float) -> np.ndarray:
-    """Sample one batch and take it to the stored dtype."""
-    images = gan.sample(labels.tolist(), seed=seed, indices=indices.tolist(), truncation=truncation)
-    values = images.detach().cpu().float().numpy()
-    if values.shape != (len(labels), *gan.shape):
-        raise ModelFileError(
-            f"The sampler returned images of shape {values.shape}; {(len(labels), *gan.shape)} was wanted. "
-            "The model file does not fit this version of ganaug: train it again."
-        )
-    if not np.isfinite(values).all():
-        raise ModelFileError("The model makes images with NaN or infinity: train it again, or take an older snapshot.")
-    return gan.intensity.inverse(values)
-
-
-def _flush(stream: Any) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
+def fill_bank(place: Path, gan: ImageSource, request: Request, *, batch: int, progress: Progress) -> int:
+    """Write what is missing of a bank into the unfinished folder `place`; return how many images were there."""
+    columns = {"labels": request.labels, "indices": request.indices}
+    for name, column in columns.items():
+        stream = io.BytesIO()
+        np.lib.format.write_array(stream, column, allow_pickle=False)
+        write_file(place / f"{name}.npy", stream.getvalue())
+    kept = grow_npy(
+        place / "images.npy",
+        (len(request), *request.shape),
+        request.dtype,
+        lambda part: request.make(gan, part),
+        batch=batch,
+        progress=progress,
+    )
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "classes": list(request.classes),
+        "counts": request.counts,
+        "shape": list(request.shape),
+        "dtype": request.dtype,
+        "intensity": gan.intensity.to_dict(),
+        "seed": request.seed,
+        "truncation": request.truncation,
+        "model_sha256": request.model_sha256,
+        "sha256": {name: hashlib.sha256(column.tobytes()).hexdigest() for name, column in columns.items()},
+    }
+    write_file(place / "bank.json", (json.dumps(header, indent=2) + "\n").encode())
+    return kept

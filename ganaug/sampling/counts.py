@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 
-from ganaug.data.manifest import scan
+from ganaug.data.reading import scan
 from ganaug.errors import ConfigError, ModelFileError
 
 
@@ -46,17 +46,26 @@ def balancing_counts(counts: Mapping[str, int]) -> dict[str, int]:
     return missing
 
 
+def slices_of(gan: object) -> str | None:
+    """Return the plane along which the volumes that `gan` learned from were cut; None if they were not."""
+    settings = getattr(getattr(gan, "header", None), "settings", {})
+    return settings.get("slices")
+
+
 def requested_counts(
     classes: Sequence[str],
     *,
     counts: Mapping[str, int] | None = None,
     per_class: int | None = None,
     balance: str | Path | Mapping[str, int] | None = None,
+    slices: str | None = None,
 ) -> dict[str, int]:
     """Return class → number of images to make, from exactly one of the three ways to ask for them.
 
-    `counts` is that mapping already, `per_class` the number for each class, `balance` a labelled folder, or
-    its class → images: each class is then filled up to the largest.
+    `counts` is that mapping already, `per_class` the number for each class, `balance` a labelled folder (or archive),
+    or its class → images: each class is then filled up to the largest. Of a folder whose table names splits the
+    training part counts, as it does for `fit`. `slices` is the plane along which the model's training volumes were
+    cut (`slices_of`); volumes to balance are then counted in slices too.
 
     Raises:
         ConfigError: none or several are given, or the counts do not fit.
@@ -73,7 +82,7 @@ def requested_counts(
     if isinstance(balance, Mapping):
         return balancing_counts(check_counts(balance, classes))
     assert balance is not None
-    manifest = scan(Path(balance)).training_part()
+    manifest = scan(Path(balance), slices=slices).training_part()
     if tuple(manifest.classes) != tuple(classes):
         raise ModelFileError(
             f"The folder {balance} has the classes {', '.join(manifest.classes)}, but the model makes "

@@ -1,39 +1,45 @@
-"""A labelled folder of synthetic images: files by class, `metadata.csv`, a data set card."""
+"""A labelled folder of synthetic images: files by class or one archive, `metadata.csv`, a data set card."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from ganaug.files import check_output, disk_errors, write_atomic
-from ganaug.progress import progress_bar
-from ganaug.sampling.folder import OVERWRITE, complete_or_absent
-from ganaug.sampling.provenance import provenance
-from ganaug.sampling.sampler import Sampler
+from ganaug.data.parallel import available_cpus
+from ganaug.errors import ConfigError
+from ganaug.files import disk_errors
+from ganaug.progress import Progress, progress_bar
+from ganaug.sampling.archive import write_archive
+from ganaug.sampling.bank import fill_bank
+from ganaug.sampling.card import data_card
+from ganaug.sampling.folder import REQUEST, continued, whole_files, write_file
+from ganaug.sampling.request import Request
+from ganaug.sampling.writers import Writer, default_format, load_writer, writer_names
 
-BATCH = 256
+if TYPE_CHECKING:
+    from ganaug.sampling.sampler import Sampler
+
 COLUMNS = (
     "file_name", "label", "synthetic", "source", "seed", "index", "model_sha256", "truncation", "accepted", "scores",
 )  # fmt: skip
 
+ARCHIVE = "synthetic.npz"
 
-@dataclass(frozen=True)
-class _Item:
-    label: int
-    index: int
-    file_name: str
+_PENDING = 2
+"""Batches that wait to be encoded, at most, while another one is made."""
+
+
+def export_formats() -> list[str]:
+    """Return what `export_folder` may be asked for."""
+    return ["auto", *writer_names(), "npz", "bank"]
 
 
 def export_folder(
@@ -41,70 +47,95 @@ def export_folder(
     out: str | Path,
     *,
     counts: Mapping[str, int],
+    format: str = "auto",
     seed: int = 0,
     truncation: float = 1.0,
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> dict[str, Any]:
-    """Write ``OUT/<class>/<file>.png``, 8 or 16 bit as the training images were, with `metadata.csv` and `README.md`.
+    """Write synthetic images in the stored type and units of the training files, with `metadata.csv` and `README.md`.
 
-    The folder appears under its name when it is complete. Each PNG carries its provenance in the text chunk "ganaug".
+    A writer's format gives ``OUT/<class>/<file>``, with its provenance in each file where the format has a place for
+    it. 'npz' gives ``OUT/synthetic.npz``, MedMNIST's way. 'bank' is what `SyntheticBank.generate` makes, without table
+    and card.
+
+    The folder appears under its name when it is complete. Until then it grows as ``.<name>.unfinished`` beside it, and
+    the same call goes on with it after a kill; when it is complete the same call does nothing. Every byte is a
+    function of model file and arguments.
 
     Args:
         counts: how many images of each class.
+        format: one of `export_formats`; 'auto' is the training files' own where that can hold the images.
         seed: image i of a class is always the same under a seed.
 
     Returns:
-        A summary: the folder, the number of images in all and for each class.
+        A summary: the folder, the format, the number of images in all, for each class, and how many of them were there
+        already (`kept`: all, if the folder was complete).
 
     Raises:
-        ConfigError: `out` holds something and may not be replaced.
+        ConfigError: the counts or the format do not fit the model, `out` holds something else and may not be replaced,
+            or another process is writing it.
+        ModelFileError: the model's images are not finite.
         GanaugError: the disk is full or cannot be written.
     """
-    out = Path(out)
-    check_output(out, overwrite=overwrite, options=OVERWRITE)
-    items = _items(gan.classes, counts, seed)
-    total = len(items)
-    with (
-        disk_errors(out),
-        complete_or_absent(out) as folder,
-        ThreadPoolExecutor() as pool,
-        progress_bar("sample", total, unit="images", show=show_progress) as progress,
-    ):
-        for name in _folder_names(gan.classes):  # also of a class with no image, so that label indices stay the same
-            (folder / name).mkdir()
-        rows = []
-        for start in range(0, total, BATCH):
-            part = items[start : start + BATCH]
-            labels, indices = [item.label for item in part], [item.index for item in part]
-            images = gan.stored(gan.sample(labels, seed=seed, indices=indices, truncation=truncation)).numpy()
-            origins = [_origin(gan, item, seed, truncation) for item in part]
-            list(pool.map(_write_png, images, [folder / item.file_name for item in part], origins))
-            rows += [{"file_name": item.file_name, **origin} for item, origin in zip(part, origins, strict=True)]
-            progress.update(start + len(part))
-        write_atomic(folder / "metadata.csv", _table(rows).encode())
-        write_atomic(folder / "README.md", _card(gan, counts, seed, truncation).encode())
+    folder = Path(out).resolve()
+    name = _choose(gan, format)
+    request = Request.of(gan, counts, format=name, seed=seed, truncation=truncation)
+    with disk_errors(folder), continued(folder, request.to_dict(), overwrite=overwrite) as place:
+        kept = len(request)
+        if place is not None:
+            with progress_bar("sample", len(request), unit="images", show=show_progress) as progress:
+                kept = _fill(place, gan, request, progress)
     return {
         "out": str(out),
-        "images": total,
-        "counts": dict(counts),
-        "seed": seed,
-        "model_sha256": gan.model_sha256,
+        "format": name,
+        "images": len(request),
+        "kept": kept,
+        "counts": request.counts,
+        "seed": request.seed,
+        "model_sha256": request.model_sha256,
     }
 
 
-def _items(classes: tuple[str, ...], counts: Mapping[str, int], seed: int) -> list[_Item]:
-    folders = dict(zip(classes, _folder_names(classes), strict=True))
+def _choose(gan: Sampler, name: str) -> str:
+    if name == "auto":
+        return default_format(gan.header.source_format, gan.shape, gan.intensity.dtype)
+    if name not in export_formats():
+        raise ConfigError(f"--format {name} was given; one of {', '.join(export_formats())} was wanted.")
+    if name in writer_names() and (problem := load_writer(name).problem(gan.shape, gan.intensity.dtype)):
+        raise ConfigError(f"--format {name} does not fit this model. {problem} Leave --format out, or choose another.")
+    return name
+
+
+def _fill(place: Path, gan: Sampler, request: Request, progress: Progress) -> int:
+    """Write what is missing in an unfinished folder; return how many images were there."""
+    if request.format == "bank":
+        return fill_bank(place, gan, request, batch=request.batch, progress=progress)
+    if request.format == "npz":
+        kept = write_archive(place / ARCHIVE, gan, request, progress=progress)
+        names = [f"{ARCHIVE}#train[{i}]" for i in range(len(request))]
+        writer = None
+    else:
+        writer = load_writer(request.format)
+        names = _file_names(request, writer.SUFFIX)
+        kept = _write_files(place, gan, request, writer, names, progress)
+    texts = {"metadata.csv": _table(names, request), "README.md": data_card(gan.header, request, writer)}
+    for name, text in texts.items():
+        write_file(place / name, text.encode(errors="backslashreplace"))  # a folder's name may be no valid text
+    return kept
+
+
+def _file_names(request: Request, suffix: str) -> list[str]:
+    folders = list(_folder_names(request.classes))
     return [
-        _Item(label, index, f"{folders[name]}/synthetic-{seed}-{index:06d}.png")
-        for label, name in enumerate(classes)
-        for index in range(counts.get(name, 0))
+        f"{folders[label]}/synthetic-{request.seed}-{index:06d}{suffix}"
+        for label, index in zip(request.labels.tolist(), request.indices.tolist(), strict=True)
     ]
 
 
 def _folder_names(classes: tuple[str, ...]) -> Iterator[str]:
     """Yield a safe and unique folder name for each class; labels from a CSV may hold any character."""
-    used: set[str] = set()
+    used = {"metadata.csv", "readme.md", REQUEST}
     for label, name in enumerate(classes):
         safe = re.sub(r"[^\w .+()-]", "_", name).encode()[:100].decode(errors="ignore").strip(" .") or "class"
         stem, number = safe, label
@@ -114,73 +145,52 @@ def _folder_names(classes: tuple[str, ...]) -> Iterator[str]:
         yield safe
 
 
-def _origin(gan: Sampler, item: _Item, seed: int, truncation: float) -> dict[str, Any]:
-    return provenance(
-        label=gan.classes[item.label],
-        seed=seed,
-        index=item.index,
-        model_sha256=gan.model_sha256,
-        truncation=truncation,
-    )
+def _write_files(
+    place: Path, gan: Sampler, request: Request, writer: Writer, names: list[str], progress: Progress
+) -> int:
+    whole = set()
+    for name in _folder_names(request.classes):  # also of a class with no image, so that label indices stay the same
+        (place / name).mkdir(exist_ok=True)
+        whole |= {f"{name}/{file}" for file in whole_files(place / name)}
+    missing = np.array([i for i, name in enumerate(names) if name not in whole], dtype=np.int64)
+    kept = done = len(names) - len(missing)
+    progress.update(done)
+
+    def encode(positions: np.ndarray, images: np.ndarray) -> None:
+        for i, pixels in zip(positions.tolist(), images, strict=True):
+            data = writer.encode(pixels, geometry=gan.header.geometry, origin=request.origin(i))
+            write_file(place / names[i], data)
+
+    workers = available_cpus()
+    pending: deque[list[Future[None]]] = deque()
+
+    def finish(at_most: int) -> int:
+        """Wait until only so many batches are pending; return how many images were written meanwhile."""
+        finished = 0
+        while len(pending) > at_most:
+            for future in pending.popleft():
+                future.result()
+            finished += request.batch
+        return finished
+
+    with ThreadPoolExecutor(workers) as pool:  # which writes what was made, also when the next batch breaks off
+        for start in range(0, len(missing), request.batch):
+            positions = missing[start : start + request.batch]
+            images = request.make(gan, positions)
+            # A task for each thread and not for each image: a small one is encoded sooner than handed over.
+            parts = np.array_split(np.arange(len(positions)), min(len(positions), workers))
+            pending.append([pool.submit(encode, positions[part], images[part]) for part in parts])
+            done += finish(_PENDING)
+            progress.update(done)
+        finish(0)
+    progress.update(len(names))
+    return kept
 
 
-def _write_png(pixels: np.ndarray, path: Path, origin: dict[str, Any]) -> None:
-    text = PngInfo()
-    text.add_text("ganaug", json.dumps(origin))
-    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", pnginfo=text)
-    path.write_bytes(buffer.getvalue())
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
+def _table(names: list[str], request: Request) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        writer.writerow(row)
+    for i, name in enumerate(names):
+        writer.writerow({"file_name": name, **request.origin(i)})
     return stream.getvalue()
-
-
-def _card(gan: Sampler, counts: Mapping[str, int], seed: int, truncation: float) -> str:
-    trained = gan.header.training.get("images", {})
-    lines = "\n".join(f"| {name} | {counts.get(name, 0)} | {trained.get(name, '?')} |" for name in gan.classes)
-    channels, height, width = gan.shape
-    return f"""---
-pretty_name: Synthetic images made by ganaug
-tags:
-- synthetic
-- ganaug
-task_categories:
-- image-classification
-size_categories:
-- {_size_category(sum(counts.values()))}
----
-# Synthetic images
-
-Every image here was made by a generative model; none shows a real case. Use them to train, never to test or to
-diagnose. They may repeat biases, and faint traces, of the images that the model was trained on: the same terms hold.
-
-| class | images here | real images the model saw |
-|---|---|---|
-{lines}
-
-- {height}×{width} pixels, {channels} channel{"s" if channels > 1 else ""}, {gan.intensity.dtype}
-- model SHA-256 `{gan.model_sha256}`, kind `{gan.header.model}`, seed {seed}, truncation {truncation}
-- made {datetime.now(UTC).date().isoformat()} with ganaug {gan.header.training.get("ganaug", "?")}
-
-`metadata.csv` describes each file; so does the text chunk "ganaug" in each PNG. The same model, class, seed and index
-give the same image again.
-"""
-
-
-def _size_category(images: int) -> str:
-    for limit, name in (
-        (1_000, "n<1K"),
-        (10_000, "1K<n<10K"),
-        (100_000, "10K<n<100K"),
-        (1_000_000, "100K<n<1M"),
-    ):
-        if images < limit:
-            return name
-    return "n>1M"

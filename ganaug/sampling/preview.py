@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ganaug.data.manifest import Manifest
 from ganaug.data.pictures import picture_grid
+from ganaug.data.grid import Grid
 from ganaug.data.tensors import load_images
 from ganaug.errors import ConfigError, ModelFileError
 from ganaug.models.latents import latents_for
@@ -66,20 +67,24 @@ def real_rows(gan: Sampler, real: Manifest, names: Sequence[str], columns: int) 
             f"{real.root} has the classes {', '.join(real.classes)}; the model makes {', '.join(gan.classes)}. "
             "Give a folder with the model's classes."
         )
-    channels, height, width = gan.shape
+    grid = training_grid(gan, real)
     rows = []
     for name in names:
         positions = np.flatnonzero(real.labels == gan.classes.index(name))[:columns]
-        pixels = load_images(
-            real.subset(positions),
-            size=(height, width),
-            channels=channels,
-            resize=str(gan.header.settings["resize"]),
-        )
-        unit = gan.intensity.forward(pixels)
+        shown = real.subset(positions)
+        pixels = load_images(shown, grid)
+        unit = gan.intensity.forward(pixels, knots=shown.knots if gan.intensity.kind == "per-file" else None)
         blank = np.ones((columns - len(unit), *gan.shape), dtype=np.float32)
         rows.append(np.concatenate([unit, blank]))
     return rows
+
+
+def training_grid(gan: Sampler, real: Manifest) -> Grid:
+    """Return the grid that the model's training images were brought to, for the images of `real`."""
+    resize = str(gan.header.settings["resize"])
+    spacing = gan.header.geometry.spacing if gan.header.geometry and resize == "spacing" else None
+    dtype = np.result_type(*{item.dtype for item in real.items}).name
+    return Grid(gan.header.size, gan.header.channels, resize, dtype, spacing)
 
 
 def _latents(gan: Sampler, label: int, columns: int, seed: int, interpolate: bool) -> Tensor:

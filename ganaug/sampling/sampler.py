@@ -12,11 +12,13 @@ from torch import Tensor
 from ganaug.data.intensity import IntensityMap
 from ganaug.errors import ConfigError
 from ganaug.models.device import choose_device
+from ganaug.models.grids import images_in_a_pass
 from ganaug.models.latents import latents_for
 from ganaug.models.modelfile import ModelHeader, find_model, load_model
 
 CHUNK = 64
-"""Images in a forward pass, always: the same sums in the same order, whatever batch the caller asks for."""
+"""Most images in a forward pass. Their number depends on the shape alone: the same sums in the same order, whatever
+batch the caller asks for."""
 
 
 class Sampler:
@@ -53,7 +55,7 @@ class Sampler:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one image, channels first: (C, H, W)."""
+        """Shape of one image, channels first: (C, H, W) or (C, D, H, W)."""
         return (self.header.channels, *self.header.size)
 
     @property
@@ -84,7 +86,7 @@ class Sampler:
                 makes worse training data.
 
         Returns:
-            N×C×H×W float32 on the CPU, in [-1, 1].
+            N×C×H×W or N×C×D×H×W float32 on the CPU, in [-1, 1].
 
         Raises:
             ConfigError: a label is out of range, the numbers of labels and indices differ, or truncation does not fit.
@@ -119,14 +121,15 @@ class Sampler:
 
     @torch.no_grad()  # not inference mode: its tensors cannot take part in a training
     def decode(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Turn latents (N×Z) of classes `labels` (N) into images, N×C×H×W float32 on the CPU in [-1, 1]."""
+        """Turn latents (N×Z) of classes `labels` (N) into N images, float32 on the CPU in [-1, 1]."""
         images = torch.empty(len(latents), *self.shape)
-        for start in range(0, len(latents), CHUNK):
-            z, c = latents[start : start + CHUNK], labels[start : start + CHUNK]
+        chunk = images_in_a_pass(self.shape, most=CHUNK)
+        for start in range(0, len(latents), chunk):
+            z, c = latents[start : start + chunk], labels[start : start + chunk]
             filled = len(z)
-            if filled < CHUNK:
-                z = torch.cat([z, z.new_zeros(CHUNK - filled, z.shape[1])])
-                c = torch.cat([c, c.new_zeros(CHUNK - filled)])
+            if filled < chunk:
+                z = torch.cat([z, z.new_zeros(chunk - filled, z.shape[1])])
+                c = torch.cat([c, c.new_zeros(chunk - filled)])
             made = self._generator(z.to(self.device), c.to(self.device))
             images[start : start + filled] = made[:filled].float().clamp(-1, 1).cpu()
         return images

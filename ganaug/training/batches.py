@@ -88,11 +88,18 @@ class BalancedBatches:
 
 
 class DeviceImages:
-    """The training images in their stored dtype, on the training device where they fit, as float batches.
+    """The training images in their stored dtype, as float batches on the training device.
+
+    Images of 0 to 255 live on the device where they fit; others are read and mapped batch by batch, so that a memory
+    map may be larger than memory.
 
     Args:
-        images: N×C×H×W, uint8 or uint16 (an array or a memory map).
+        images: N×C×H×W or N×C×D×H×W of any stored dtype, an array or a memory map.
         labels: N integers.
+        intensity: the way to [-1, 1].
+        device: where the batches are wanted.
+        knots: N×4, the intensity window of each file, where each has its own.
+        resident_bytes: the most that is kept on a device other than the CPU.
     """
 
     def __init__(
@@ -102,20 +109,23 @@ class DeviceImages:
         intensity: IntensityMap,
         device: torch.device,
         *,
+        knots: np.ndarray | None = None,
         resident_bytes: int = 4 << 30,
     ) -> None:
         self.intensity, self.device = intensity, device
-        self.images = images
+        self.images, self.knots = images, knots
         self.labels = torch.as_tensor(labels, dtype=torch.int64, device=device)
-        resident = device.type != "cpu" and images.nbytes <= resident_bytes and images.dtype == np.uint8
+        resident = device.type != "cpu" and images.nbytes <= resident_bytes and intensity.kind == "uint8"
         self.resident = torch.from_numpy(np.ascontiguousarray(images)).to(device) if resident else None
 
     def batch(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return (images float32 in [-1, 1], labels int64) on the device."""
         index = torch.from_numpy(positions).to(self.device)
         if self.resident is not None:
-            scale = 2 / (self.intensity.high - self.intensity.low)
-            unit = (self.resident[index].float() - self.intensity.low) * scale - 1
+            unit = self.resident[index].float() * (2 / 255) - 1
             return unit.clamp_(-1, 1), self.labels[index]
-        unit = torch.from_numpy(self.intensity.forward(self.images[positions]))
+        knots = None if self.knots is None else self.knots[positions]
+        unit = torch.from_numpy(self.intensity.forward(self.images[positions], knots=knots))
+        if self.device.type == "cuda":
+            unit = unit.pin_memory()  # only from pinned memory does a copy run beside the device's work
         return unit.to(self.device, non_blocking=True), self.labels[index]

@@ -8,11 +8,12 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ganaug
-from ganaug.data import IntensityMap, load_images, scan
+from ganaug.data import Manifest, load_tensor, scan
 from ganaug.distributed import world_size
 from ganaug.errors import ConfigError, DataError
 from ganaug.files import MARKER, disk_errors, keep_apart, prepare_output, write_atomic, write_json
@@ -23,7 +24,16 @@ from ganaug.progress import progress_bar
 from ganaug.training.batches import DeviceImages
 from ganaug.training.checkpoint import checkpoints
 from ganaug.training.loop import Trainer
-from ganaug.training.plan import Plan, make_plan, with_length
+from ganaug.training.plan import (
+    Plan,
+    asked_settings,
+    format_of,
+    geometry_of,
+    make_plan,
+    plan_from,
+    predict_grid,
+    with_length,
+)
 from ganaug.training.probe import choose_threads, cpu_threads
 from ganaug.training.report import write_report
 from ganaug.training.run import Run
@@ -78,7 +88,7 @@ def fit(
         planned = _stored_plan(run, data, recipe, group_regex, settings, show_progress)
         group_regex = run.config_file().get("group_regex")
     elif planned is None:
-        manifest = scan(Path(data), group_regex=group_regex, show_progress=show_progress)
+        manifest = scan_for(data, recipe, settings, group_regex=group_regex, show_progress=show_progress)
         planned = make_plan(manifest, recipe=recipe, settings=settings)
     threads = choose_threads(planned)
     # Kept in config.json: another number of threads sums in another order, and a resumed run is to be the same run.
@@ -102,16 +112,28 @@ def fit(
     return run
 
 
+def scan_for(
+    data: str | Path,
+    recipe: str,
+    settings: Mapping[str, Any],
+    *,
+    group_regex: str | None = None,
+    show_progress: bool = False,
+) -> Manifest:
+    """Read a folder for a training with these settings: its tensor is put into the cache in the same pass."""
+    return scan(
+        data,
+        group_regex=group_regex,
+        slices=asked_settings(recipe, settings).slices,
+        show_progress=show_progress,
+        grid_of=partial(predict_grid, recipe=recipe, settings=settings),
+    )
+
+
 def _trainer(planned: Plan, run: Run, data: str | Path, show_progress: bool) -> Trainer:
     manifest, config = planned.manifest, planned.config
-    pixels = load_images(
-        manifest,
-        size=planned.size,
-        channels=planned.channels,
-        resize=config.resize,
-        show_progress=show_progress,
-    )
-    intensity = IntensityMap.fit(pixels)
+    pixels = load_tensor(manifest, planned.grid, show_progress=show_progress)
+    intensity = planned.intensity
     device = choose_device(config.device)
     gan = load_plugin("ganaug.training.gans", config.model).GAN(
         config,
@@ -128,15 +150,18 @@ def _trainer(planned: Plan, run: Run, data: str | Path, show_progress: bool) -> 
         channels=planned.channels,
         intensity=intensity,
         settings=config.to_dict(),
+        geometry=geometry_of(manifest, planned.grid),
+        source_format=format_of(manifest),
         training={
             "images": manifest.counts,
             "ganaug": ganaug.__version__,
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         },
     )
+    knots = manifest.knots if intensity.kind == "per-file" else None
     return Trainer(
         gan,
-        DeviceImages(pixels, manifest.labels, intensity, device),
+        DeviceImages(pixels, manifest.labels, intensity, device, knots=knots),
         manifest.labels,
         config=config,
         header=header,
@@ -174,7 +199,9 @@ def _stored_plan(
             f"run; only {', '.join(sorted(MAY_CHANGE))} may change."
         )
     config = run.config().updated(with_length(settings))
-    manifest = scan(Path(data), group_regex=before["group_regex"], show_progress=show_progress).training_part()
+    manifest = scan(
+        data, group_regex=before["group_regex"], slices=config.slices, show_progress=show_progress
+    ).training_part()
     old = Counter((entry["label"], entry["sha256"]) for entry in run.train_manifest()["files"])
     new = Counter((item.label, item.sha256) for item in manifest.items)
     if old != new:
@@ -182,7 +209,8 @@ def _stored_plan(
             f"{data} is not the folder that {run.path} was started with: {(old - new).total()} files are missing or "
             f"changed and {(new - old).total()} are new. Give the same folder, or start a new run."
         )
-    return Plan(manifest, config, str(stored.get("recipe")), tuple(stored.get("reasons", ())))
+    again = plan_from(manifest, config, recipe=str(stored.get("recipe")), reasons=())
+    return replace(again, reasons=tuple(stored.get("reasons", ())))
 
 
 def _report_damage(lines: list[str]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ganaug.config import FitConfig
 from ganaug.data.pictures import picture_grid, save_picture
 from ganaug.errors import DivergedError, Interrupted
+from ganaug.models.grids import images_in_a_pass
 from ganaug.models.latents import latents_for
 from ganaug.models.modelfile import ModelHeader, save_model
 from ganaug.progress import Progress
@@ -28,6 +29,8 @@ from ganaug.training.run import Run
 
 WATCHED = 24
 """Images of each class in a snapshot's diversity."""
+PICTURED = (20, 10)
+"""Most classes, and images of each, in a snapshot's picture."""
 
 
 class TrainableGAN(Protocol):
@@ -157,12 +160,12 @@ class Trainer:
 
     def _snapshot(self, losses: dict[str, Tensor]) -> dict[str, Any]:
         self.state.snapshots = max(self.state.snapshots + 1, int(self.fraction() * self.config.snapshots))
-        classes = range(len(self.header.classes))
-        labels = [c for c in classes for _ in range(WATCHED)]
-        latents = latents_for(labels, [*range(WATCHED)] * len(classes), seed=0, dim=self.config.latent_dim)
-        chunks = zip(latents.split(256), torch.tensor(labels).split(256), strict=True)
-        fakes = torch.cat([self.gan.sample(z, c).cpu() for z, c in chunks])
-        ratios = class_diversity(fakes, torch.tensor(labels), self.real_distances)
+        ratios, rows = np.empty(len(self.header.classes)), []
+        for c in range(len(ratios)):  # one class at a time: many volumes may not fit into memory together
+            fakes = self._watched(c)
+            ratios[c] = class_diversity(fakes, torch.zeros(WATCHED), self.real_distances[c : c + 1])[0]
+            if c < PICTURED[0]:
+                rows.append(_one_plane(fakes[: PICTURED[1]]).numpy())
         kimg = self._kimg
         metrics: dict[str, Any] = {
             "kimg": round(kimg, 3),
@@ -179,13 +182,24 @@ class Trainer:
         }
         with self.run.metrics_path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(metrics) + "\n")
-        shown = [fakes[c * WATCHED : c * WATCHED + 10].numpy() for c in classes][:20]
-        picture = picture_grid(shown, self.header.classes[:20])
+        picture = picture_grid(rows, self.header.classes[: PICTURED[0]])
         save_picture(picture, self.run.images / f"kimg-{kimg:08.1f}.png")
         training = {**self.header.training, "kimg": kimg, "seconds": self.state.elapsed_s}
         save_model(self.run.model_path, self.gan.average, ModelHeader(**{**vars(self.header), "training": training}))
         self.save()
         return metrics
+
+    def _watched(self, label: int) -> Tensor:
+        """Return `WATCHED` samples of a class, on the CPU, from the same latents in every snapshot and every run."""
+        latents = latents_for([label] * WATCHED, range(WATCHED), seed=0, dim=self.config.latent_dim)
+        count = images_in_a_pass((self.header.channels, *self.header.size), most=WATCHED)
+        parts = zip(latents.split(count), torch.full((WATCHED,), label).split(count), strict=True)
+        return torch.cat([self.gan.sample(z, c).cpu() for z, c in parts])
+
+
+def _one_plane(images: Tensor) -> Tensor:
+    """Return images as they are, and of volumes a copy of their central axial plane: N×C×H×W."""
+    return images if images.ndim == 4 else images[:, :, images.shape[2] // 2].clone()
 
 
 @contextmanager

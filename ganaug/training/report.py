@@ -19,7 +19,7 @@ pre{background:#f5f5f5;padding:1rem;overflow:auto}</style>
 <p>{{ last.kimg }} thousand images shown in {{ "%.1f"|format(last.seconds / 60) }} minutes
 ({{ last.images_per_second }} images/s). {{ last.skipped_steps }} steps were skipped for non-finite numbers.</p>
 <h2>Synthetic images</h2>
-<p>One row a class, always from the same latents.</p>
+<p>One row a class, always from the same latents{{ plane }}.</p>
 <img alt="Synthetic images, one row for each class" src="data:image/png;base64,{{ picture }}">
 <h2>Diversity within each class</h2>
 <p>Mean pixel distance between samples of a class, over the same for its real images. 1 is as diverse as the data; near
@@ -47,13 +47,15 @@ def write_report(run: Run) -> None:
     for entry in manifest["files"]:
         counts[manifest["classes"][entry["label"]]] += 1
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
+    config = run.config()
     html = page.render(
         name=run.path.resolve().name,
         last=rows[-1],
         counts=counts,
         picture=base64.b64encode(pictures[-1].read_bytes()).decode(),
         curves=base64.b64encode(_curves(rows)).decode(),
-        settings=json.dumps(run.config().to_dict(), indent=2),
+        plane=", the central axial plane of each volume" if config.size and len(config.size) == 3 else "",
+        settings=json.dumps(config.to_dict(), indent=2),
     )
     write_atomic(run.report_path, html.encode())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ganaug.data.geometry import Geometry
 from ganaug.errors import ModelFileError
 from ganaug.files import sha256_file
 from ganaug.models.modelfile import FILE_NAME, ModelHeader, find_model, load_model, read_header, save_model
@@ -58,6 +60,32 @@ def test_header_text_round_trips(model: Path) -> None:
     assert ModelHeader.from_json(header.to_json()) == header
 
 
+GEOMETRY = Geometry(spacing=(7.5, 4.0, 4.0), orientation="PSR", center=(1.5, -20.0, 0.25))
+
+
+def test_a_model_of_volumes_says_where_they_lie_and_what_they_came_from(tmp_path: Path) -> None:
+    generator, header, _ = load_model(make_model(tmp_path / "flat.safetensors", size=(9, 16, 12), channels=5))
+    assert (header.geometry, header.source_format) == (None, "")
+    located = replace(header, geometry=GEOMETRY, source_format="NIfTI")
+    save_model(tmp_path / FILE_NAME, generator, located)
+    again, found, _ = load_model(tmp_path / FILE_NAME)
+    assert found == located
+    assert again(torch.randn(2, 8), torch.arange(2)).shape == (2, 5, 9, 16, 12)
+
+
+def test_a_model_from_before_volumes_is_still_read(model: Path, tmp_path: Path) -> None:
+    def age(header: dict[str, Any]) -> None:
+        del header["geometry"], header["source_format"]
+        for key in ("slices", "intensity", "window", "largest_volume"):
+            del header["settings"][key]
+        header["settings"]["resize"] = "stretch"
+
+    generator, header, _ = load_model(_rewrite(model, tmp_path / "old.safetensors", age))
+    assert (header.geometry, header.source_format) == (None, "")
+    inputs = torch.randn(3, 8), torch.arange(3)
+    assert torch.equal(generator(*inputs), load_model(model)[0](*inputs))
+
+
 def test_a_run_folder_stands_for_its_model_file(model: Path) -> None:
     assert find_model(model.parent) == model
     assert find_model(str(model)) == model
@@ -98,10 +126,17 @@ HEADER_CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "another size": lambda h: h.update(size=[32, 32]),
     "a huge size": lambda h: h.update(size=[10**9, 8]),
     "a size of one side": lambda h: h.update(size=[16]),
+    "a size of no side": lambda h: h.update(size=[]),
+    "a size of four sides": lambda h: h.update(size=[16, 12, 8, 8]),
+    "a volume larger than memory": lambda h: h.update(size=[4096, 4096, 4096]),
     "a size of words": lambda h: h.update(size=["wide", "high"]),
     "a negative size": lambda h: h.update(size=[-16, 12]),
     "another number of channels": lambda h: h.update(channels=3),
-    "an impossible number of channels": lambda h: h.update(channels=2),
+    "no channels": lambda h: h.update(channels=0),
+    "an impossible number of channels": lambda h: h.update(channels=65),
+    "a geometry that is no object": lambda h: h.update(geometry="here"),
+    "a geometry without a center": lambda h: h.update(geometry={"spacing": [1, 1, 1], "orientation": "LPS"}),
+    "a geometry without spacing": lambda h: h.update(geometry=GEOMETRY.to_dict() | {"spacing": [0, 1, 1]}),
     "no intensity": lambda h: h.pop("intensity"),
     "an empty window": lambda h: h["intensity"].update(low=5.0, high=5.0),
     "a window that is no number": lambda h: h["intensity"].update(low=float("nan")),

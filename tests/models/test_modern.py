@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ganaug.config import FitConfig
 from ganaug.models import build_network, place
 from ganaug.models.archs.modern import FILM_ABOVE, Discriminator, Generator, ResidualBlock
+from ganaug.training.penalties import squared_gradient_norms
 from tests.tiny import NETWORK, randomize
 
-SIZES = [(8, 8), (28, 28), (45, 37), (64, 48), (9, 16, 12)]
+SIZES = [(8, 8), (28, 28), (45, 37), (64, 48), (9, 16, 12), (24, 32, 32), (23, 28, 31)]
 
 
 def _network(part: str, size: tuple[int, ...], *, channels: int = 1, stem: int = 1, **changes: Any) -> nn.Module:
@@ -23,7 +24,7 @@ def _network(part: str, size: tuple[int, ...], *, channels: int = 1, stem: int =
 
 
 @pytest.mark.parametrize("stem", [1, 2, 4])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size_and_channel_count_goes_through_both_networks(size: tuple[int, ...], channels: int, stem: int) -> None:
     generator, discriminator = (
@@ -122,7 +123,7 @@ def test_images_of_a_batch_do_not_see_each_other(part: str) -> None:
 
 
 def test_the_first_images_and_logits_have_a_sensible_scale() -> None:
-    for size in ((16, 16), (45, 37), (96, 96)):
+    for size in ((16, 16), (45, 37), (96, 96), (24, 32, 32)):
         generator, discriminator = (
             _network(part, size, widths=(64, 32, 16)) for part in ("Generator", "Discriminator")
         )
@@ -134,11 +135,55 @@ def test_the_first_images_and_logits_have_a_sensible_scale() -> None:
         assert 0.01 < logits.std() < 10
 
 
-def test_place_keeps_the_numbers() -> None:
-    network = _network("Generator", (16, 16))
-    inputs = torch.randn(2, 8), torch.tensor([0, 1])
-    before = network(*inputs)
-    assert torch.allclose(place(network, "cpu")(*inputs), before, atol=1e-5)
+@pytest.mark.parametrize("size", [(16, 16), (9, 16, 12)])
+def test_place_keeps_the_numbers_and_lays_convolutions_out_channels_last(size: tuple[int, ...]) -> None:
+    generator, discriminator = (_network(part, size) for part in ("Generator", "Discriminator"))
+    labels = torch.tensor([0, 1])
+    images = generator(torch.randn(2, 8), labels)
+    before = discriminator(images, labels)
+    after = place(discriminator, "cpu")(images, labels)
+    assert torch.allclose(after, before, atol=1e-5)
+    weights = [p for p in discriminator.parameters() if p.ndim > 2]
+    assert len(weights) > 6
+    assert all(weight.stride(1) == 1 for weight in weights), "also with one input channel, where both layouts agree"
+    assert isinstance(discriminator, Discriminator)
+    assert discriminator.input(images).stride(1) == 1
+
+
+@pytest.mark.parametrize("stem", [1, 2])
+def test_the_gradient_penalty_of_a_volume_and_its_own_gradient_match_finite_differences(stem: int) -> None:
+    size, labels, small = (4, 6, 5), torch.tensor([0, 1]), 1e-6
+    network = place(_network("Discriminator", size, channels=2, stem=stem), "cpu").double()
+    randomize(network)
+    source = torch.Generator().manual_seed(1)
+    volumes = torch.randn(2, 2, *size, dtype=torch.float64, generator=source).requires_grad_()
+
+    def slopes(direction: Tensor) -> Tensor:
+        return (network(volumes + small * direction, labels) - network(volumes - small * direction, labels)) / small / 2
+
+    found = squared_gradient_norms(network(volumes, labels), volumes)
+    wanted = torch.zeros(2, dtype=torch.float64)
+    with torch.no_grad():
+        for one_voxel in torch.eye(volumes[0].numel(), dtype=torch.float64).view(-1, 1, 2, *size):
+            wanted += slopes(one_voxel).square()
+    assert torch.allclose(found.double(), wanted, rtol=1e-4)
+
+    parameters = [p for name, p in network.named_parameters() if name.startswith(("input", "stages", "changes"))]
+
+    def value() -> float:
+        (slope,) = torch.autograd.grad(network(volumes, labels).tanh().sum(), volumes)
+        return float(slope.square().sum())
+
+    # A bend after the logit, so that the slope depends on every parameter smoothly.
+    penalty = squared_gradient_norms(network(volumes, labels).tanh(), volumes).sum()
+    for parameter, gradient in zip(parameters, torch.autograd.grad(penalty, parameters), strict=True):
+        direction = torch.randn(parameter.shape, dtype=torch.float64, generator=source)
+        values = []
+        for step in (small, -2 * small, small):
+            with torch.no_grad():
+                parameter.add_(direction, alpha=step)
+            values.append(value())
+        assert float((gradient * direction).sum()) == pytest.approx((values[0] - values[1]) / 2 / small, rel=1e-3)
 
 
 def test_build_network_takes_its_settings_from_all_of_a_config() -> None:

@@ -1,6 +1,8 @@
 """A sampler without a network: each image spells out its class, seed and index, for tests to read back."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +22,11 @@ class FakeSampler:
         classes: Sequence[str] = ("a", "b", "c"),
         shape: tuple[int, ...] = (1, 4, 6),
         intensity: IntensityMap = UINT8,
+        **header: Any,
     ) -> None:
         self.classes, self.shape, self.intensity = tuple(classes), shape, intensity
+        known = {"geometry": None, "source_format": "PNG", "model": "fake", "training": {}, "settings": {}}
+        self.header = SimpleNamespace(**{**known, **header})
         self.calls: list[int] = []
 
     def sample(

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ganaug.data.intensity import IntensityMap
 from ganaug.errors import ConfigError, ModelFileError
 from ganaug.sampling.bank import SyntheticBank
-from ganaug.sampling.counts import balancing_counts, check_counts
+from ganaug.sampling.counts import balancing_counts, check_counts, requested_counts, slices_of
 from tests.sampling.fake_sampler import FakeSampler, read_back
 
 
@@ -94,6 +94,29 @@ def test_balance_fills_every_class_up_to_the_largest(tmp_path: Path) -> None:
     assert bank.counts == {"a": 2, "b": 6, "c": 0}
 
 
+def test_balance_counts_the_training_part_of_a_table(tmp_path: Path) -> None:
+    rows = ["file_name,label,split"]
+    for i, (label, split) in enumerate([("a", "train"), ("a", "train"), ("a", "test"), ("b", "train"), ("b", "test")]):
+        Image.new("L", (6, 4), 10 * i).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{label},{split}")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    assert requested_counts(["a", "b"], balance=tmp_path) == {"a": 0, "b": 1}
+
+
+def test_a_model_of_slices_balances_volumes_by_their_slices(tmp_path: Path) -> None:
+    import nibabel as nib
+
+    for name, slices in {"a": [4, 3], "b": [5]}.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i, depth in enumerate(slices):
+            volume = np.random.default_rng(i).integers(0, 200, (6, 4, depth), dtype=np.uint8)
+            nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "data" / name / f"{i}.nii.gz")
+    gan = FakeSampler(classes=("a", "b"), settings={"slices": "axial"})
+    assert slices_of(gan) == "axial"
+    assert slices_of(object()) is None
+    assert SyntheticBank.generate(gan, tmp_path / "bank", balance=tmp_path / "data").counts == {"a": 0, "b": 2}
+
+
 def test_balance_refuses_a_folder_of_other_classes(tmp_path: Path) -> None:
     for name in ("a", "b", "other"):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -154,15 +177,74 @@ class BreaksOff(FakeSampler):
 
 
 @pytest.mark.parametrize("problem", [KeyboardInterrupt(), RuntimeError("broken")])
-def test_a_writer_that_breaks_off_leaves_the_old_bank_and_no_litter(
+def test_a_writer_that_breaks_off_leaves_the_old_bank_until_the_new_one_is_complete(
     tmp_path: Path, bank: SyntheticBank, problem: BaseException
 ) -> None:
     with pytest.raises(type(problem)):
         SyntheticBank.generate(BreaksOff(problem), bank.path, per_class=9, batch=4, overwrite=True)
-    with pytest.raises(type(problem)):
-        SyntheticBank.generate(BreaksOff(problem), tmp_path / "new", per_class=9, batch=4)
     assert len(SyntheticBank.open(bank.path)) == 8
+    gan = FakeSampler()
+    assert len(SyntheticBank.generate(gan, bank.path, per_class=9, batch=4, overwrite=True)) == 27
+    assert sum(gan.calls) == 27 - 4, "the first four were there"
     assert {path.name for path in tmp_path.iterdir()} == {"bank"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_bank_that_broke_off_is_gone_on_with_to_the_same_bytes(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        SyntheticBank.generate(BreaksOff(RuntimeError()), tmp_path / "bank", per_class=9, batch=4)
+    begun = tmp_path / ".bank.unfinished" / "images.npy"
+    begun.write_bytes(begun.read_bytes()[:-5])  # cut within the fourth image
+    gan = FakeSampler()
+    SyntheticBank.generate(gan, tmp_path / "bank", per_class=9, batch=10)
+    assert gan.calls == [10, 10, 4]
+    SyntheticBank.generate(FakeSampler(), tmp_path / "again", per_class=9)
+    assert contents(tmp_path / "bank") == contents(tmp_path / "again")
+
+
+def test_a_complete_bank_is_only_opened(tmp_path: Path) -> None:
+    SyntheticBank.generate(FakeSampler(), tmp_path / "bank", per_class=3)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "bank", *(tmp_path / "bank").iterdir())}
+    gan = FakeSampler()
+    bank = SyntheticBank.generate(gan, tmp_path / "bank", counts=dict.fromkeys("abc", 3), batch=1)
+    assert len(bank) == 9
+    assert gan.calls == []
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_complete_bank_that_was_damaged_says_how_to_make_it_again(tmp_path: Path) -> None:
+    bank = SyntheticBank.generate(FakeSampler(), tmp_path / "bank", per_class=3)
+    (bank.path / "images.npy").write_bytes(b"")
+    with pytest.raises(ModelFileError, match="--overwrite"):
+        SyntheticBank.generate(FakeSampler(), tmp_path / "bank", per_class=3)
+    assert len(SyntheticBank.generate(FakeSampler(), tmp_path / "bank", per_class=3, overwrite=True).images) == 9
+
+
+@pytest.mark.parametrize(
+    "intensity",
+    [
+        IntensityMap(kind="window", low=-1000.0, high=3000.0, dtype="int16"),
+        IntensityMap(kind="window", low=-5.0, high=2.0**24, dtype="int32"),
+        IntensityMap(kind="percentiles", minimum=-2.5, low=0.0, high=100.0, maximum=1e6, dtype="float32"),
+        IntensityMap(kind="per-file", minimum=0.0, low=0.0, high=139.0, maximum=200.0, dtype="uint16"),
+    ],
+    ids=lambda map_: f"{map_.kind} {map_.dtype}",
+)
+@pytest.mark.parametrize("shape", [(1, 4, 6), (2, 3, 4, 6)])
+def test_any_stored_type_map_and_shape_comes_back(
+    tmp_path: Path, intensity: IntensityMap, shape: tuple[int, ...]
+) -> None:
+    made = SyntheticBank.generate(FakeSampler(shape=shape, intensity=intensity), tmp_path / "bank", per_class=2)
+    bank = SyntheticBank.open(tmp_path / "bank")
+    assert bank.intensity == made.intensity == intensity
+    assert bank.images.dtype == intensity.dtype
+    assert bank.images.shape == (6, *shape)
+    for i in range(6):
+        assert np.allclose(bank.image(i)[..., 0, :], 10 * bank.labels[i], atol=1)
+        assert np.allclose(bank.image(i)[..., 1, :], bank.indices[i], atol=1)
 
 
 def test_a_killed_writer_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:

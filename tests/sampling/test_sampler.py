@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from ganaug.errors import ConfigError, ModelFileError
 from ganaug.files import sha256_file
+from ganaug.models import grids
 from ganaug.sampling.sampler import CHUNK, Sampler, load
 from ganaug.training.run import Run
 from tests.tiny import UINT16, make_model
@@ -28,6 +30,13 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Sampler:
     return load(make_model(path, size=(13, 22), channels=3, intensity=UINT16), device="cpu")
 
 
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Sampler:
+    """An untrained generator of volumes of two channels whose sides are odd."""
+    path = tmp_path_factory.mktemp("volumes") / "generator.safetensors"
+    return load(make_model(path, size=(9, 13, 10), channels=2), device="cpu")
+
+
 def _one(gan: Sampler, label: int, index: int, seed: int = 0) -> torch.Tensor:
     return gan.sample([label], indices=[index], seed=seed)[0]
 
@@ -35,9 +44,9 @@ def _one(gan: Sampler, label: int, index: int, seed: int = 0) -> torch.Tensor:
 @settings(deadline=None, max_examples=8)
 @given(rows=ROWS, random=st.randoms(use_true_random=False), seed=st.integers(0, 2**62))
 def test_an_image_is_bitwise_the_same_in_any_batch_and_order(
-    gan: Sampler, odd: Sampler, rows: list[tuple[int, int]], random: Any, seed: int
+    gan: Sampler, odd: Sampler, volumes: Sampler, rows: list[tuple[int, int]], random: Any, seed: int
 ) -> None:
-    for sampler in (gan, odd):
+    for sampler in (gan, odd, volumes):
         labels, indices = zip(*rows, strict=True)
         together = sampler.sample(labels, indices=indices, seed=seed)
         order = list(range(len(rows)))
@@ -61,6 +70,27 @@ def test_batch_sizes_around_the_chunk_do_not_matter(gan: Sampler) -> None:
     for start, stop in ((0, 1), (0, CHUNK), (CHUNK - 1, CHUNK + 1), (5, count)):
         part = gan.sample([1] * (stop - start), indices=range(start, stop))
         assert torch.equal(part, whole[start:stop])
+
+
+def test_large_volumes_pass_in_smaller_chunks_and_are_the_same_in_any_of_them(
+    volumes: Sampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grids, "VALUES_IN_A_PASS", 5 * math.prod(volumes.shape))
+    passes = []
+    volumes._generator.register_forward_hook(lambda _, inputs, made: passes.append(len(made)))
+    whole = volumes.sample([1] * 11)
+    assert passes == [4, 4, 4]
+    assert torch.equal(volumes.sample([1] * 3, indices=[9, 0, 5]), whole[[9, 0, 5]])
+
+
+def test_volumes_are_float32_in_range_of_their_shape(volumes: Sampler) -> None:
+    images = volumes.sample([0, 1, 2, 0])
+    assert volumes.shape == (2, 9, 13, 10)
+    assert images.shape == (4, 2, 9, 13, 10)
+    assert images.abs().max() <= 1
+    assert torch.pdist(images.flatten(1)).min() > 1e-3
+    assert volumes.stored(images).dtype == torch.uint8
+    assert "shape=2×9×13×10" in repr(volumes)
 
 
 def test_loading_again_gives_the_same_images(gan: Sampler, tiny_run: Run, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ganaug.errors import ConfigError
-from ganaug.training.augment import PROFILES, Profile, augment, profile
+from ganaug.training.augment import PROFILES, Profile, along_depth, augment, profile
 
 SHIFT_ONLY = Profile(shift=0.125, scale=0, brightness=0, contrast=0)
+HALF_TURN = Profile(shift=0, scale=0, rotate_deg=180, brightness=0, contrast=0)
 VALUES_ONLY = Profile(shift=0, scale=0)
 
 
@@ -33,8 +35,9 @@ def _f_shape(n: int, side: int = 32) -> Tensor:
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_with_p_zero_nothing_changes(name: str) -> None:
-    images = torch.randn(8, 3, 9, 7)
+@pytest.mark.parametrize("size", [(9, 7), (5, 9, 7)])
+def test_with_p_zero_nothing_changes(name: str, size: tuple[int, ...]) -> None:
+    images = torch.randn(8, 3, *size)
     assert torch.equal(augment(images, 0.0, profile(name), _random()), images)
 
 
@@ -44,9 +47,9 @@ def test_the_profile_none_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", PROFILES)
-@pytest.mark.parametrize("size", [(16, 16), (17, 9)])
-def test_an_image_for_which_no_change_was_drawn_stays_as_it_is(name: str, size: tuple[int, int]) -> None:
-    images = torch.randn(8, 1, *size)
+@pytest.mark.parametrize("size", [(16, 16), (17, 9), (8, 16, 16), (7, 17, 9)])
+def test_an_image_for_which_no_change_was_drawn_stays_as_it_is(name: str, size: tuple[int, ...]) -> None:
+    images = torch.randn(8, 2, *size)
     assert torch.allclose(augment(images, 1e-12, profile(name), _random()), images, atol=1e-4)
 
 
@@ -127,10 +130,9 @@ def test_only_microscopy_turns_images_around() -> None:
     for name, strength in PROFILES.items():
         assert (strength.rotate_deg > 10) == (name == "microscopy")
         assert strength.flip == (name in ("natural", "microscopy"))
-    half_turn = Profile(shift=0, scale=0, rotate_deg=180, brightness=0, contrast=0)
     dot = torch.full((500, 1, 33, 17), -1.0)
     dot[:, :, 16, 14] = 1  # 6 pixels to the right of the center
-    turned = augment(dot, 1.0, half_turn, _random())
+    turned = augment(dot, 1.0, HALF_TURN, _random())
     rows, columns = torch.meshgrid(torch.arange(33) - 16, torch.arange(17) - 8, indexing="ij")
     turned[:, :, torch.hypot(rows.float(), columns.float()) > 8.5] = -1  # the mirrored world beyond the border
     place = turned.flatten(1).argmax(1)
@@ -141,8 +143,85 @@ def test_only_microscopy_turns_images_around() -> None:
     assert y.max() > 4
 
 
-def test_gradients_flow_through() -> None:
-    images = torch.randn(4, 1, 8, 8, requires_grad=True)
+def test_a_seed_changes_an_image_as_it_always_did() -> None:
+    """A run that is resumed by a later version goes on with the same changes."""
+    images = torch.linspace(-1, 1, 80).view(4, 1, 4, 5)
+    changed = augment(images, 0.7, profile("natural"), _random())
+    wanted = [
+        [-1.1848, -1.0427, -1.1422, -1.0096, -0.8492],
+        [-0.5642, -0.4494, -0.3346, -0.2197, -0.2463],
+        [0.2366, 0.1698, 0.289, 0.4081, 0.5273],
+        [0.4347, 0.5321, 0.6949, 0.8342, 0.9578],
+    ]
+    assert torch.allclose(changed.flatten(1)[:, ::4], torch.tensor(wanted), atol=1e-4)
+
+
+def _dot_volume(n: int) -> Tensor:
+    volumes = torch.full((n, 1, 24, 16, 33), -1.0)
+    volumes[:, :, 12, 8, 16] = 1
+    return volumes
+
+
+def _place(volumes: Tensor) -> Tensor:
+    """Return N×3: the voxel of the highest value."""
+    depth, height, width = volumes.shape[2:]
+    place = volumes.flatten(1).argmax(1)
+    assert depth * height * width == volumes[0].numel()
+    return torch.stack([place // (height * width), place // width % height, place % width], dim=1)
+
+
+def test_volumes_shift_by_whole_voxels_along_every_axis_each_up_to_its_limit() -> None:
+    changed = augment(_dot_volume(1500), 1.0, SHIFT_ONLY, _random())
+    assert torch.allclose(changed.flatten(1).amax(1), torch.ones(1500), atol=1e-4)
+    moved = (_place(changed) - torch.tensor([12, 8, 16])).float()
+    assert moved.abs().amax(0).tolist() == [3, 2, 4]
+    assert (moved.mean(0).abs() < 0.25).all()
+    apart = torch.corrcoef(moved.T) - torch.eye(3)
+    assert apart.abs().max() < 0.1
+
+
+def test_volumes_turn_in_the_axial_plane_only() -> None:
+    volumes = torch.full((200, 1, 9, 33, 33), -1.0)
+    volumes[:, :, 2, 16, 26] = 1  # off the center in depth, and 10 voxels to the side
+    changed = augment(volumes, 1.0, HALF_TURN, _random())
+    # The reflected world beyond the border, where two mirror images may meet.
+    y, x = torch.meshgrid(torch.arange(33) - 16, torch.arange(33) - 16, indexing="ij")
+    changed[..., torch.hypot(y.float(), x.float()) > 13] = -1
+    d, h, w = (_place(changed) - torch.tensor([0, 16, 16])).float().T
+    assert (d == 2).all()
+    assert ((torch.hypot(h, w) - 10).abs() < 1.5).all()
+    assert w.min() < -8
+    assert h.max() > 8
+
+
+def test_volumes_zoom_alike_along_all_axes() -> None:
+    z, y, x = torch.meshgrid(*[torch.arange(-12.0, 13.0)] * 3, indexing="ij")
+    ball = torch.exp(-(z**2 + y**2 + x**2) / 18).expand(60, 1, 25, 25, 25)
+    changed = augment(ball, 1.0, Profile(shift=0, scale=0.3, brightness=0, contrast=0), _random())
+    total = changed.flatten(1).sum(1)
+    widths = torch.stack([(changed[:, 0] * axis**2).flatten(1).sum(1) / total for axis in (z, y, x)])
+    assert torch.allclose(widths[0], widths[1], rtol=1e-3)
+    assert torch.allclose(widths[0], widths[2], rtol=1e-3)
+    assert widths[0].max() > 1.5 * widths[0].min()
+
+
+@pytest.mark.parametrize("size", [(7, 4, 3), (8, 3, 5)])
+def test_along_the_depth_it_is_what_grid_sample_does(size: tuple[int, ...]) -> None:
+    source = _random()
+    volumes = torch.randn(6, 2, *size, generator=source, dtype=torch.float64)
+    zoom = torch.exp(torch.randn(6, generator=source) * 0.5).double()
+    shift = torch.tensor([0.0, 3, -2, 9, -11, 1.5], dtype=torch.float64)
+    theta = torch.zeros(6, 3, 4, dtype=torch.float64)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1
+    theta[:, 2, 2], theta[:, 2, 3] = zoom, shift * 2 / size[0]
+    grid = F.affine_grid(theta, list(volumes.shape), align_corners=False)
+    wanted = F.grid_sample(volumes, grid, padding_mode="reflection", align_corners=False)
+    assert torch.allclose(along_depth(volumes, zoom, shift), wanted, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (6, 8, 8)])
+def test_gradients_flow_through(size: tuple[int, ...]) -> None:
+    images = torch.randn(4, 1, *size, requires_grad=True)
     augment(images, 1.0, profile("natural"), _random()).square().sum().backward()
     assert images.grad is not None
     assert (images.grad.abs().flatten(1).sum(1) > 0).all()

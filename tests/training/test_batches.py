@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,3 +139,40 @@ def test_device_images_are_the_chosen_ones_mapped_to_the_unit_range(intensity: I
     assert torch.equal(batch, torch.from_numpy(intensity.forward(stored[[4, 0, 4]])))
     assert batch.min() >= -1
     assert batch.max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32"])
+def test_volumes_of_any_stored_type_are_read_row_by_row_with_their_files_windows(dtype: str, tmp_path: Path) -> None:
+    stored = np.arange(5 * 24).reshape(5, 1, 2, 3, 4).astype(dtype)
+    np.save(tmp_path / "images.npy", stored)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    knots = np.arange(20.0).reshape(5, 4)
+    calls: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def forward(array: np.ndarray, *, knots: np.ndarray) -> np.ndarray:
+        calls.append((array, knots))
+        return np.asarray(array, dtype=np.float32) / 1000
+
+    intensity: Any = SimpleNamespace(kind="per-file", forward=forward)
+    images = DeviceImages(mapped, np.array([0, 1, 0, 1, 1]), intensity, torch.device("cpu"), knots=knots)
+    assert calls == []
+    batch, labels = images.batch(np.array([3, 3, 0]))
+    ((array, windows),) = calls
+    assert array.dtype == dtype
+    assert np.array_equal(array, stored[[3, 3, 0]])
+    assert np.array_equal(windows, knots[[3, 3, 0]])
+    assert batch.shape == (3, 1, 2, 3, 4)
+    assert torch.equal(batch, torch.from_numpy(stored[[3, 3, 0]].astype(np.float32) / 1000))
+    assert labels.tolist() == [1, 1, 0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("intensity", [UINT8, UINT16], ids=["uint8", "uint16"])
+def test_on_a_gpu_the_batches_are_the_same(intensity: IntensityMap) -> None:
+    stored = np.random.default_rng(0).integers(0, 255, (6, 1, 2, 3, 4), endpoint=True).astype(intensity.dtype)
+    labels, positions = np.array([0, 1, 2, 0, 1, 2]), np.array([4, 0, 4])
+    here, there = (DeviceImages(stored, labels, intensity, torch.device(name)) for name in ("cpu", "cuda"))
+    assert (there.resident is not None) == (intensity is UINT8)
+    for one, other in zip(here.batch(positions), there.batch(positions), strict=True):
+        assert other.device.type == "cuda"
+        assert torch.allclose(one, other.cpu(), atol=1e-6)

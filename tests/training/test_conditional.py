@@ -15,12 +15,12 @@ from ganaug.training.gans.conditional import GAN
 from tests.tiny import NETWORK
 
 
-def _gan(*, size: tuple[int, int] = (16, 16), channels: int = 1, bf16: bool = False, **changes: Any) -> GAN:
+def _gan(*, size: tuple[int, ...] = (16, 16), channels: int = 1, bf16: bool = False, **changes: Any) -> GAN:
     config = FitConfig(**{**NETWORK, "batch": 8, **changes})
     return GAN(config, size=size, channels=channels, classes=2, device=torch.device("cpu"), bf16=bf16)
 
 
-def _batch(size: tuple[int, int] = (16, 16), channels: int = 1) -> tuple[Tensor, Tensor]:
+def _batch(size: tuple[int, ...] = (16, 16), channels: int = 1) -> tuple[Tensor, Tensor]:
     source = torch.Generator().manual_seed(0)
     return torch.rand(8, channels, *size, generator=source) * 2 - 1, torch.arange(8) % 2
 
@@ -31,9 +31,10 @@ def _copy(gan: GAN) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
 @pytest.mark.parametrize(
-    ("size", "channels", "stem"), [((16, 16), 1, 1), ((13, 22), 3, 1), ((28, 28), 1, 2), ((8, 8), 3, 1)]
+    ("size", "channels", "stem"),
+    [((16, 16), 1, 1), ((13, 22), 3, 1), ((28, 28), 1, 2), ((8, 8), 3, 1), ((11, 16, 13), 2, 1), ((12, 16, 20), 1, 2)],
 )
-def test_steps_stay_finite_and_train_every_network(size: tuple[int, int], channels: int, stem: int, bf16: bool) -> None:
+def test_steps_stay_finite_and_train_every_network(size: tuple[int, ...], channels: int, stem: int, bf16: bool) -> None:
     gan = _gan(size=size, channels=channels, stem=stem, bf16=bf16)
     before = _copy(gan)
     for step in range(3):
@@ -153,16 +154,17 @@ def test_samples_come_from_the_averaged_weights_and_are_in_range() -> None:
         assert not torch.equal(images, gan.generator(latents, labels).clamp(-1, 1))
 
 
-def test_after_loading_its_state_it_goes_on_bitwise_equal() -> None:
-    trained, fresh = _gan(), _gan(seed=5)
+@pytest.mark.parametrize("size", [(16, 16), (9, 12, 10)])
+def test_after_loading_its_state_it_goes_on_bitwise_equal(size: tuple[int, ...]) -> None:
+    trained, fresh = _gan(size=size), _gan(size=size, seed=5)
     for step in range(4):
-        trained.step(*_batch(), step, step / 8)
+        trained.step(*_batch(size), step, step / 8)
     state = {name: value.clone().contiguous() for name, value in trained.tensors().items()}
     fresh.config = trained.config
     fresh.load_tensors(state)
     for step in range(4, 8):
         for gan in (trained, fresh):
-            gan.step(*_batch(), step, step / 8)
+            gan.step(*_batch(size), step, step / 8)
     different = [name for name, value in trained.tensors().items() if not torch.equal(value, fresh.tensors()[name])]
     assert different == []
 
@@ -225,3 +227,34 @@ def test_a_few_seconds_of_training_learn_the_classes_and_both_modes_inside_each(
 def test_with_shuffled_labels_the_same_training_does_not_learn_the_classes() -> None:
     right, _ = _learn(shuffled=True)
     assert right < 0.75
+
+
+def _templates() -> Tensor:
+    """A bright ball near one corner of a volume, and a bright slab across another: 2×1×8×8×8."""
+    z, y, x = torch.meshgrid(*[torch.arange(8.0)] * 3, indexing="ij")
+    ball = ((z - 2) ** 2 + (y - 2) ** 2 + (x - 5) ** 2 < 5).float()
+    slab = ((z - 5).abs() < 1.5).float()
+    return torch.stack([ball, slab])[:, None] * 1.2 - 0.6
+
+
+def test_a_few_seconds_of_training_bring_each_class_to_its_template_volume() -> None:
+    templates = _templates()
+    noise = 0.05 * torch.randn(32, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(32) % 2
+    volumes = templates[labels] + noise
+    gan = _gan(size=(8, 8, 8), lr=(4e-3, 1e-3), gamma=(2.0, 0.5), ema_half_life_kimg=(0.0, 0.2), augment="none")
+    latents = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
+
+    def distances() -> Tensor:
+        """Return, for samples of each class (rows), the distance to each template (columns), a voxel."""
+        found = [gan.sample(latents, torch.full((16,), c))[:, None] - templates for c in (0, 1)]
+        return torch.stack(found).square().flatten(3).mean((1, 3)).sqrt()
+
+    before = distances()
+    for step in range(100):
+        positions = torch.arange(step * 8, step * 8 + 8) % 32
+        gan.step(volumes[positions], labels[positions], step, step / 100)
+    after = distances()
+    for c in (0, 1):
+        assert after[c, c] < before[c, c] / 2
+        assert after[c, c] < after[c, 1 - c] / 2

@@ -23,13 +23,17 @@ class Entry:
     """One labelled file, not yet opened."""
 
     path: str
-    """POSIX path relative to the root."""
+    """POSIX path relative to the root; relative to its folder if the root is an archive."""
     label: str
     """Class name."""
     group: str = ""
     """The patient, where the layout says so; empty where it does not."""
     split: str = ""
     """``train``, ``val``, ``test`` or another name, where the layout says so."""
+    files: tuple[str, ...] = ()
+    """All files of a DICOM series, in order, once they are joined; empty otherwise."""
+    part: str = ""
+    """Which image of an archive this is, such as ``train[12]``; empty for a file of its own."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Listing:
     classes: tuple[str, ...]
     """Class names, sorted; a class may have no entry."""
     entries: tuple[Entry, ...]
-    """Labelled files, sorted by path."""
+    """Labelled files, sorted by path; the images of an archive in its own order."""
     ignored: tuple[str, ...]
     """Files under the root that take no part, sorted."""
 

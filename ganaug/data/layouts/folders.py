@@ -14,7 +14,7 @@ PRIORITY = 0
 
 WANTED = (
     "One sub-folder for each class was wanted (ROOT/<class>/<image>), or ROOT/metadata.csv with the columns "
-    "file_name,label."
+    "file_name,label, or one .npz archive as MedMNIST has them."
 )
 
 _SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
@@ -36,7 +36,7 @@ def listing(root: Path) -> Listing:
     if not tree.files:
         raise DataError(f"The folder {root} holds no files. {WANTED}")
     if not tree.folders:
-        images = [path for path in tree.files if is_image(path)]
+        images = [path for path in tree.files if is_image(root / path)]
         if images:
             raise DataError(f"Images lie directly in {root} ({few(images)}), so their classes are not known. {WANTED}")
     if len(tree.folders) > 1 and {name.lower() for name in tree.folders} <= _SPLIT_NAMES:
@@ -44,7 +44,9 @@ def listing(root: Path) -> Listing:
             f"The sub-folders of {root} ({few(tree.folders)}) look like splits, not classes. Point to the "
             f"one that you train on. {WANTED}"
         )
-    entries = tuple(Entry(path, label=path.split("/", 1)[0]) for path in tree.files if "/" in path and is_image(path))
+    entries = tuple(
+        Entry(path, label=path.split("/", 1)[0]) for path in tree.files if "/" in path and is_image(root / path)
+    )
     if not entries:
         raise DataError(
             f"No images were found in the sub-folders of {root}, among {count(len(tree.files), 'file')} such "

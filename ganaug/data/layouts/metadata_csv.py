@@ -1,16 +1,22 @@
 """``ROOT/metadata.csv`` with the columns ``file_name,label[,group,split]``, as Hugging Face ImageFolder has.
 
-Other columns are ignored, so a folder that ``ganaug sample`` wrote can be read back.
+Other columns are ignored, so a folder that ``ganaug sample`` wrote can be read back. A `file_name` that is a folder
+stands for every DICOM file in it.
 """
 
 from __future__ import annotations
 
 import csv
+import os
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ganaug.data.layouts import Entry, Listing
 from ganaug.data.names import count, few, printable
+from ganaug.data.readers import is_image, readers_by_suffix, suffix_of
 from ganaug.data.tree import require_inside, walk
 from ganaug.errors import DataError
 
@@ -33,7 +39,8 @@ def listing(root: Path) -> Listing:
     """
     require_inside(root, FILE_NAME)
     table = root / FILE_NAME
-    entries = []
+    files = walk(root).files
+    entries: list[Entry] = []
     for line, row in _rows(table):
         name, label = row.get("file_name", ""), row.get("label", "")
         if not name or not label:
@@ -41,7 +48,11 @@ def listing(root: Path) -> Listing:
             raise DataError(f"{table}, line {line}: the column '{missing}' is empty. Fill it in, or remove the line.")
         path = _relative(table, line, name)
         require_inside(root, path)
-        entries.append(Entry(path, label, row.get("group", ""), row.get("split", "").lower()))
+        entry = Entry(path, label, row.get("group", ""), row.get("split", "").lower())
+        if os.path.isdir(root / path):  # noqa: PTH112 - Path.is_dir raises for names that are too long
+            entries += [replace(entry, path=file) for file in _dicom_files(table, line, path, files)]
+        else:
+            entries.append(entry)
     if not entries:
         raise DataError(f"{table} has a header and no rows. One row for each image was wanted.")
     twice = sorted(path for path, times in Counter(entry.path for entry in entries).items() if times > 1)
@@ -51,9 +62,25 @@ def listing(root: Path) -> Listing:
             "row, with one label."
         )
     used = {entry.path for entry in entries} | {FILE_NAME}
-    ignored = tuple(path for path in walk(root).files if path not in used)
+    ignored = tuple(path for path in files if path not in used)
     classes = tuple(sorted({entry.label for entry in entries}))
     return Listing(classes, tuple(sorted(entries, key=lambda entry: entry.path)), ignored)
+
+
+def _dicom_files(table: Path, line: int, folder: str, files: Sequence[str]) -> list[str]:
+    """Return the DICOM files below a folder that the table names."""
+    below = files[bisect_left(files, f"{folder}/") : bisect_left(files, f"{folder}0")]  # 0 comes after the slash
+    found = [path for path in below if is_image(table.parent / path)]
+    readers = readers_by_suffix()
+    # Files without a known suffix are images only if they hold DICOM.
+    suffixes = {path: suffix_of(PurePosixPath(path).name) for path in found}
+    dicom = [path for path, suffix in suffixes.items() if not suffix or readers[suffix].SUFFIXES[suffix] == "DICOM"]
+    if not dicom:
+        raise DataError(
+            f"{table}, line {line}: {printable(folder)} is a folder without DICOM files. Name the image files "
+            "themselves, one row each."
+        )
+    return dicom
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:

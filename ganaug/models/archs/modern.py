@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganaug.models import channels_last
 from ganaug.models.conv import Conv
 from ganaug.models.grids import coarser, stage_grids, stage_widths
 
@@ -65,8 +66,18 @@ class ResidualBlock(nn.Module):
 def _downsample(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Resample to a coarser grid by averaging areas (at a factor of 2 the same as bilinear resampling)."""
     if all(source == 2 * target for source, target in zip(x.shape[2:], grid, strict=True)):
-        return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2)
-    return F.interpolate(x, size=grid, mode="area")
+        return F.avg_pool2d(x, 2) if x.ndim == 4 else _halve(x)
+    coarse = F.interpolate(x, size=grid, mode="area")
+    return coarse if x.ndim == 4 else channels_last(coarse.to(x.dtype))
+
+
+def _halve(x: Tensor) -> Tensor:
+    """Average 2×2×2 voxels, as `F.avg_pool3d` does, which on a CPU knows neither bfloat16 nor channels-last."""
+    sums = x.movedim(1, -1)
+    for dim in (1, 2, 3):
+        even, odd = sums.unflatten(dim, (-1, 2)).unbind(dim + 1)
+        sums = even + odd
+    return (sums / 8).movedim(-1, 1)
 
 
 class Generator(nn.Module):
@@ -123,9 +134,7 @@ class Generator(nn.Module):
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         embedded = self.embed(labels)
         x = self.input(torch.cat([latents, embedded], dim=1))
-        x = x.view(x.shape[0], -1, *self.grids[0])
-        if x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = channels_last(x.view(x.shape[0], -1, *self.grids[0]))
         for grid, change, stage in zip(self.grids, self.changes, self.stages, strict=True):
             x = change(x)  # on the coarse grid: a quarter of the work
             if tuple(x.shape[2:]) != grid:

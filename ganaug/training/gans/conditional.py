@@ -23,7 +23,7 @@ class GAN:
 
     Args:
         config: all settings.
-        size: height and width of the images.
+        size: height and width of the images, or depth, height and width of volumes.
         channels: channels of the images.
         classes: number of classes.
         device: where to train.
@@ -64,7 +64,7 @@ class GAN:
         """Take one step of the discriminator and one of the generator.
 
         Args:
-            images: N×C×H×W float32 in [-1, 1] on the device; labels: N int64.
+            images: N×C×H×W or N×C×D×H×W float32 in [-1, 1] on the device; labels: N int64.
             step: number of the step; with the seed it determines all random numbers.
             progress: fraction of the training that is done, for the schedules.
 
@@ -141,7 +141,7 @@ class GAN:
 
     @torch.inference_mode()
     def sample(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """Return N×C×H×W float32 images in [-1, 1] from the averaged weights."""
+        """Return float32 images in [-1, 1], N×C×H×W or N×C×D×H×W, from the averaged weights."""
         return self.average(latents.to(self.device), labels.to(self.device)).float().clamp(-1, 1)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,0 +1,206 @@
+"""`ganaug fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ganaug.cli.options import FOLDER, as_json, cached, grouped, on_device, overwriting, show, sliced, timing_text
+
+if TYPE_CHECKING:
+    from ganaug.config import FitConfig
+
+
+@click.command(short_help="Train a generator on a labelled folder.")
+@click.argument("data", type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, help="The run folder to create.")
+@click.option(
+    "--model",
+    default="conditional",
+    show_default=True,
+    metavar="NAME",
+    help="The kind of GAN: conditional (class-conditional images from noise).",
+)
+@click.option(
+    "--recipe",
+    default="auto",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="Settings: auto (by size), px16, px32, px64, px128, smoke, or a YAML file.",
+)
+@click.option("--minutes", type=float, default=None, show_default="until --kimg", help="Train for this long.")
+@click.option(
+    "--kimg",
+    type=float,
+    default=None,
+    show_default="the recipe's",
+    help="Train on this many thousand images.",
+)
+@click.option(
+    "--size",
+    metavar="HxW|DxHxW",
+    default=None,
+    show_default="from the folder",
+    help="Size of the images, such as 64x48 (64 is 64x64), or of the volumes, such as 24x32x32.",
+)
+@click.option(
+    "--channels",
+    type=click.Choice(["1", "3"]),
+    default=None,
+    show_default="as in the files",
+    help="Gray (1) or color (3).",
+)
+@sliced
+@click.option(
+    "--window",
+    metavar="LOW,HIGH",
+    default=None,
+    show_default="from the files",
+    help="Stored values to learn, such as -160,240 for soft tissue in HU; what lies outside is clipped.",
+)
+@on_device
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and draws.")
+@grouped
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@overwriting
+@click.option("--dry-run", is_flag=True, help="Say what would be trained and how long it would take; write nothing.")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe; repeatable.")
+@cached
+@as_json
+def fit(
+    data: Path,
+    out: Path,
+    model: str,
+    recipe: str,
+    minutes: float | None,
+    kimg: float | None,
+    size: str | None,
+    channels: str | None,
+    slices: str | None,
+    window: str | None,
+    device: str,
+    seed: int,
+    group_regex: str | None,
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool,
+    sets: tuple[str, ...],
+    json_: bool,
+) -> None:
+    """Train a generator on the labelled folder DATA.
+
+    Ctrl-C saves the state and prints the command that goes on. With --minutes the schedules follow the clock; use
+    --kimg for a run that can be repeated exactly.
+    """
+    from ganaug.config import FitConfig, parse_assignments
+
+    if minutes is not None and kimg is not None:
+        raise click.UsageError("--minutes and --kimg were both given; give one.")
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite were both given; give one.")
+    settings = parse_assignments(sets)
+    given = {
+        "minutes": minutes,
+        "kimg": kimg,
+        "size": _parse_size(size),
+        "channels": channels and int(channels),
+        "slices": slices,
+        "window": _parse_window(window),
+    }
+    settings |= {key: value for key, value in given.items() if value is not None}
+    context = click.get_current_context()
+    for key, value in {"model": model, "device": device, "seed": seed}.items():
+        if context.get_parameter_source(key) is not click.core.ParameterSource.DEFAULT:
+            settings[key] = value
+
+    FitConfig().updated(settings)  # a wrong setting is said before the folder is read
+    from ganaug.data import left_out
+    from ganaug.files import check_output
+    from ganaug.training.fit import fit as run_fit
+    from ganaug.training.fit import scan_for
+    from ganaug.training.plan import make_plan
+    from ganaug.training.run import Run
+
+    plan = None
+    if not resume:
+        if not dry_run:
+            check_output(out, overwrite=overwrite, options="--resume or --overwrite")
+        manifest = scan_for(data, recipe, settings, group_regex=group_regex, show_progress=not json_)
+        plan = make_plan(manifest, recipe=recipe, settings=settings)
+        if not json_:
+            counts = ", ".join(f"{name}: {count}" for name, count in plan.manifest.counts.items())
+            click.echo(f"{len(plan.manifest)} images: {counts}")
+            for sentence in (*left_out(manifest), *plan.reasons):
+                click.echo(sentence)
+    if dry_run:
+        if plan is None:
+            raise click.UsageError("--dry-run and --resume were both given; give one.")
+        from ganaug.training.probe import probe
+
+        timing = probe(plan)
+        show({**plan.to_dict(), **timing}, json_, f"{timing_text(timing)} Nothing was written.")
+        return
+    before = (Run(out).metrics() or [{}])[-1] if resume else {}
+    run = run_fit(
+        data,
+        out,
+        recipe=recipe,
+        group_regex=group_regex,
+        resume=resume,
+        overwrite=overwrite,
+        show_progress=not json_,
+        planned=plan,
+        **(settings if resume else {}),
+    )
+    last, config = (run.metrics() or [{}])[-1], run.config()
+    done = "It was complete already; give --minutes or --kimg to go on.\n" if before and last == before else ""
+    text = (
+        f"{done}"
+        f"The generator is {run.model_path}; pictures and curves are in {run.report_path}.\n"
+        f"{last.get('kimg', 0):.1f} thousand images were shown{_of_the_recipe(last, config)}.\n"
+        f"Diversity within classes {last.get('diversity', 0):.2f} of the real images' (1 is as diverse, more is noise; "
+        f"least: {last.get('diversity_least_class')!r} {last.get('diversity_least', 0):.2f}).\n"
+        f"Next: ganaug preview {run.path} --real {data} --out LOOK.png, then ganaug sample {run.path} --balance {data} "
+        "--out DIR"
+    )
+    show({"run": str(run.path), "model": str(run.model_path), "metrics": last}, json_, text)
+
+
+def _of_the_recipe(last: Mapping[str, Any], config: FitConfig) -> str:
+    """Say how far a training by the clock got, and whether that is too little to expect images."""
+    if config.minutes is None:
+        return ""
+    short = last.get("kimg", 0) < 0.1 * config.kimg
+    advice = ": very little, expect noise" if short else ""
+    return f" of the {config.kimg:g} that the recipe has for a full training{advice}"
+
+
+def _parse_size(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        sides = tuple(int(side) for side in text.lower().split("x"))
+    except ValueError:
+        sides = ()
+    if len(sides) == 1:
+        sides = (sides[0], sides[0])
+    if len(sides) not in (2, 3):
+        raise click.UsageError(
+            f"--size {text} was given; HxW in pixels was wanted, such as 64x64, or DxHxW for volumes, such as 24x32x32."
+        )
+    return sides
+
+
+def _parse_window(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise click.UsageError(
+            f"--window {text} was given; LOW,HIGH in stored units was wanted, such as --window=-160,240."
+        ) from None
+    return low, high

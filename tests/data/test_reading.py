@@ -1,0 +1,294 @@
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ganaug.data.reading import scan
+from ganaug.errors import ConfigError, DataError
+from tests.data.folders import make_folder, pixels, save
+
+
+def write_table(root: Path, text: str) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "metadata.csv").write_text(text, encoding="utf-8")
+
+
+def test_folders_are_classes_at_any_depth(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"normal": 2, "lesion": 1})
+    path = save(tmp_path / "lesion" / "siteA" / "deep" / "x.PNG", pixels(9, 7, 5, 3))
+    manifest = scan(tmp_path)
+    assert manifest.classes == ("lesion", "normal")
+    assert [item.path for item in manifest.items] == [
+        "lesion/000.png",
+        "lesion/siteA/deep/x.PNG",
+        "normal/000.png",
+        "normal/001.png",
+    ]
+    deep = manifest.items[1]
+    assert (deep.height, deep.width, deep.channels, deep.dtype) == (7, 5, 3, "uint8")
+    assert deep.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (deep.minimum, deep.maximum) == (pixels(9, 7, 5, 3).min(), pixels(9, 7, 5, 3).max())
+    assert manifest.labels.dtype == np.int64
+    assert manifest.labels.tolist() == [0, 0, 1, 1]
+    assert manifest.counts == {"lesion": 2, "normal": 2}
+    assert len(manifest) == 4
+
+
+def test_the_result_does_not_depend_on_the_order_of_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(tmp_path, {"b": 3, "a": 3})
+    first = scan(tmp_path)
+    real = os.scandir
+
+    class Backwards:
+        def __init__(self, path: Path) -> None:
+            with real(path) as entries:
+                self.entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
+
+        def __enter__(self) -> list[os.DirEntry[str]]:
+            return self.entries
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(os, "scandir", Backwards)
+    assert scan(tmp_path) == first
+
+
+def test_a_class_without_images_keeps_its_place(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 1, "c": 1})
+    (tmp_path / "b").mkdir()
+    manifest = scan(tmp_path)
+    assert manifest.counts == {"a": 1, "b": 0, "c": 1}
+    assert manifest.labels.tolist() == [0, 2]
+
+
+def test_hidden_and_system_files_leave_no_trace_and_others_are_listed(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 1, "b": 1, ".cache": 1, "__MACOSX": 1})
+    save(tmp_path / "preview.png", pixels(1))
+    for name in ("a/Thumbs.db", "a/.DS_Store", "b/desktop.ini", "b/notes.txt", "README.md"):
+        (tmp_path / name).write_text("x")
+    manifest = scan(tmp_path)
+    assert manifest.classes == ("a", "b")
+    assert manifest.ignored == ("README.md", "b/notes.txt", "preview.png")
+    assert manifest.skipped == ()
+
+
+# --- unreadable files ---
+
+
+def test_truncated_files_are_skipped_by_name_and_reason(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 10, "b": 10})
+    good = (tmp_path / "a" / "003.png").read_bytes()
+    (tmp_path / "a" / "003.png").write_bytes(good[: len(good) // 2])
+    (tmp_path / "b" / "004.png").write_text("an error page")
+    manifest = scan(tmp_path)
+    assert len(manifest) == 18
+    assert [path for path, _ in manifest.skipped] == ["a/003.png", "b/004.png"]
+    assert "not a PNG" in manifest.skipped[1][1]
+    assert all(str(tmp_path) not in reason for _, reason in manifest.skipped)
+
+
+def test_too_many_unreadable_files_are_an_error_that_names_some(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 9, "b": 9})
+    for name in ("a/000.png", "b/001.png"):
+        (tmp_path / name).write_text("broken")
+    with pytest.raises(DataError, match=r"2 of 18 files .* 10% .*a/000\.png .*b/001\.png"):
+        scan(tmp_path)
+    assert len(scan(tmp_path, max_unreadable=0.2)) == 16
+
+
+def test_a_broken_link_is_skipped(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 10, "b": 10})
+    (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "a" / "nowhere.png")
+    assert scan(tmp_path).skipped == (("a/gone.png", "the file does not exist"),)
+
+
+# --- bad folders ---
+
+
+def no_folder(root: Path) -> None: ...
+
+
+def a_file(root: Path) -> None:
+    root.write_text("x")
+
+
+def an_empty_folder(root: Path) -> None:
+    (root / "a").mkdir(parents=True)
+
+
+def images_at_the_top(root: Path) -> None:
+    save(root / "x.png", pixels(0))
+
+
+def no_images(root: Path) -> None:
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "scan.mha").write_text("x")
+
+
+def one_class(root: Path) -> None:
+    make_folder(root, {"lesion": 3})
+
+
+def splits(root: Path) -> None:
+    make_folder(root, {"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 1})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (no_folder, "does not exist.*sub-folder for each class was wanted"),
+        (a_file, "is a file.*folder.*wanted"),
+        (an_empty_folder, "holds no files.*One sub-folder for each class"),
+        (images_at_the_top, r"Images lie directly in .*x\.png.*metadata\.csv"),
+        (no_images, r"No images were found .*scan\.mha.*\.png"),
+        (one_class, "single class, 'lesion' .3 images.*two classes were wanted"),
+        (splits, "look like splits, not classes.*Point to"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_gets_an_error_that_says_what_to_do(
+    tmp_path: Path, make: object, message: str
+) -> None:
+    make(tmp_path / "data")  # type: ignore[operator]
+    with pytest.raises(DataError, match=message):
+        scan(tmp_path / "data")
+
+
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "file"])
+def test_links_out_of_the_folder_are_refused(tmp_path: Path, folder: bool) -> None:
+    make_folder(tmp_path / "data", {"a": 2, "b": 2})
+    outside = save(tmp_path / "private" / "x.png", pixels(0))
+    (tmp_path / "data" / "a" / "more.png").symlink_to(outside.parent if folder else outside)
+    with pytest.raises(DataError, match=r"a/more\.png .*leads out of the folder, to .*private"):
+        scan(tmp_path / "data")
+
+
+def test_links_within_the_folder_are_allowed_and_loops_end(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "a" / "same.png").symlink_to("000.png")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    manifest = scan(tmp_path)
+    assert manifest.counts == {"a": 3, "b": 2}
+    assert manifest.ignored == ("a/loop",)
+
+
+# --- metadata.csv ---
+
+
+def test_the_table_gives_labels_groups_and_splits(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"x": 4})
+    write_table(
+        tmp_path,
+        "\ufefffile_name,age, label ,group,split,synthetic\n"
+        "x/001.png,40,sick,p1,Train,true\n\nx\\000.png,41,healthy,,,\n x/002.png ,42,sick,p1,test,false\n",
+    )
+    manifest = scan(tmp_path)
+    assert manifest.classes == ("healthy", "sick")
+    assert [(item.path, item.label, item.split) for item in manifest.items] == [
+        ("x/000.png", 0, ""),
+        ("x/001.png", 1, "train"),
+        ("x/002.png", 1, "test"),
+    ]
+    assert [item.group for item in manifest.items] == [manifest.items[0].sha256, "p1", "p1"]
+    assert manifest.ignored == ("x/003.png",)
+    assert [item.path for item in manifest.training_part().items] == ["x/000.png", "x/001.png"]
+
+
+def test_without_a_split_column_all_items_are_for_training(tmp_path: Path) -> None:
+    manifest = scan(make_folder(tmp_path, {"a": 2, "b": 2}))
+    assert manifest.training_part() == manifest
+
+
+def test_a_missing_or_foreign_file_in_the_table_is_skipped(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"x": 10})
+    rows = [f"x/{index:03d}.png,{'ab'[index % 2]}" for index in range(10)]
+    write_table(tmp_path, "\n".join(["file_name,label", *rows, "x/gone.png,a"]))
+    assert scan(tmp_path).skipped == (("x/gone.png", "the file does not exist"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lacks the columns file_name, label; it has no header"),
+        ("file_name,label\n", "no rows"),
+        ("file,label\nx/000.png,a\n", "lacks the column file_name; it has file, label"),
+        ("file_name;label\nx/000.png;a\n", "commas between"),
+        ("file_name,label\nx/000.png,a\nx/001.png,\n", "line 3: the column 'label' is empty"),
+        ("file_name,label\n,a\n", "line 2: the column 'file_name' is empty"),
+        ("file_name,label\nx/000.png,a\nx/./000.png,b\n", r"more than once: x/000\.png"),
+        ("file_name,label\n../y.png,a\n", "does not lie inside"),
+        ("file_name,label\nx\\..\\..\\y.png,a\n", "does not lie inside"),
+        ("file_name,label\n/etc/passwd,a\n", "does not lie inside"),
+        ("file_name,label\nC:\\scan.png,a\n", "does not lie inside"),
+        ("file_name,label\n.,a\n", "does not lie inside"),
+        ("file_name,label\nx/000.png,a\nx/001.png,a\n", "single class"),
+        (f"file_name,label\n{'x' * 200_000},a\n", "cannot be read as CSV"),
+    ],
+)
+def test_a_bad_table_gets_an_error_that_names_the_place(tmp_path: Path, text: str, message: str) -> None:
+    make_folder(tmp_path, {"x": 2})
+    write_table(tmp_path, text)
+    with pytest.raises(DataError, match=message):
+        scan(tmp_path)
+
+
+def test_a_table_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"x": 2})
+    (tmp_path / "metadata.csv").write_bytes("file_name,label\nx/000.png,Läsion\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        scan(tmp_path)
+
+
+def test_a_table_cannot_reach_out_through_a_link(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data", {"x": 2})
+    save(tmp_path / "private" / "y.png", pixels(0))
+    (tmp_path / "data" / ".link").symlink_to(tmp_path / "private")
+    write_table(tmp_path / "data", "file_name,label\nx/000.png,a\n.link/y.png,b\n")
+    with pytest.raises(DataError, match="leads out of the folder"):
+        scan(tmp_path / "data")
+
+
+# --- groups ---
+
+
+def test_each_image_is_its_own_group_and_copies_share_one(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 3, "b": 3})
+    shutil.copy(tmp_path / "a" / "000.png", tmp_path / "a" / "copy.png")
+    groups = {item.path: item.group for item in scan(tmp_path).items}
+    assert len(set(groups.values())) == 6
+    assert groups["a/000.png"] == groups["a/copy.png"]
+
+
+def test_folders_that_number_their_files_alike_do_not_share_groups(tmp_path: Path) -> None:
+    one = scan(make_folder(tmp_path / "one", {"a": 2, "b": 2}))
+    other = scan(make_folder(tmp_path / "other", {"a": 2, "b": 2}, height=9))
+    assert [item.path for item in one.items] == [item.path for item in other.items]
+    assert not {item.group for item in one.items} & {item.group for item in other.items}
+
+
+@pytest.mark.parametrize(("pattern", "wanted"), [(r"p(\d+)_", {"1", "2"}), (r"p\d+", {"p1", "p2"})])
+def test_the_pattern_finds_the_group_in_the_path(tmp_path: Path, pattern: str, wanted: set[str]) -> None:
+    for seed, name in enumerate(("a/p1_x", "a/p2_x", "b/p1_y", "b/p2_y")):
+        save(tmp_path / f"{name}.png", pixels(seed))
+    manifest = scan(tmp_path, group_regex=pattern)
+    assert {item.group for item in manifest.items} == wanted
+    assert manifest.items[0].group == manifest.items[2].group
+
+
+def test_a_pattern_that_misses_files_names_them(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 2, "b": 2})
+    save(tmp_path / "a" / "p1_x.png", pixels(0))
+    with pytest.raises(DataError, match=r"nothing in 4 of 5 paths: a/000\.png"):
+        scan(tmp_path, group_regex=r"p(\d+)")
+    with pytest.raises(DataError, match="nothing in 5 of 5"):
+        scan(tmp_path, group_regex=r"a|b|(never)")
+
+
+def test_a_bad_pattern_is_a_config_error(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 2, "b": 2})
+    with pytest.raises(ConfigError, match="not a regular expression"):
+        scan(tmp_path, group_regex="(")
