@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 
 import ganaug
 from ganaug.config import parse_assignments
-from ganaug.data import load_images, scan
+from ganaug.data import Grid, load_images, scan
 from ganaug.demo import RARE, write_digits
 from ganaug.evaluation.cas import cas
 from ganaug.sampling import load
@@ -62,7 +62,7 @@ def main() -> None:
             gan = load(run.path, device="cpu")
             labels = np.sort(real[1])
             images = gan.stored(gan.sample(labels, seed=1)).numpy()
-            held_out = load_images(test, size=(8, 8), channels=1)
+            held_out = load_images(test, Grid((8, 8), 1, "stretch", "uint8"))
             score = cas(
                 *real, images, labels, held_out, test.labels, classes=gan.classes, steps=options.steps, seeds=range(2)
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -63,34 +62,30 @@ def sample(
         raise click.UsageError("Give exactly one of --per-class, --balance and --counts.")
     wanted = _parse_counts(counts)
     from ganaug.files import keep_apart
-    from ganaug.sampling import SyntheticBank, load
-    from ganaug.sampling.counts import requested_counts
+    from ganaug.sampling import load
+    from ganaug.sampling.counts import requested_counts, slices_of
     from ganaug.sampling.export import export_folder
 
     for source in (run, *([balance] if balance else [])):
         keep_apart(out, source)
     gan = load(run, device=device)
-    slices = gan.header.settings.get("slices")
-    numbers = requested_counts(gan.classes, counts=wanted, per_class=per_class, balance=balance, slices=slices)
-    common: dict[str, Any] = {
-        "counts": numbers,
-        "seed": seed,
-        "truncation": truncation,
-        "overwrite": overwrite,
-        "show_progress": not json_,
-    }
-    if format_ == "bank":
-        bank = SyntheticBank.generate(gan, out, **common)
-        summary = {
-            "out": str(out),
-            "images": len(bank),
-            "counts": bank.counts,
-            "model_sha256": bank.model_sha256,
-        }
-    else:
-        summary = export_folder(gan, out, **common)
-    made = ", ".join(f"{name}: {count}" for name, count in numbers.items())
-    show(summary, json_, f"{summary['images']} synthetic images in {out}: {made}")
+    summary = export_folder(
+        gan,
+        out,
+        counts=requested_counts(
+            gan.classes, counts=wanted, per_class=per_class, balance=balance, slices=slices_of(gan)
+        ),
+        format=format_,
+        seed=seed,
+        truncation=truncation,
+        overwrite=overwrite,
+        show_progress=not json_,
+    )
+    made = ", ".join(f"{name}: {count}" for name, count in summary["counts"].items())
+    text = f"{summary['images']} synthetic images ({summary['format']}) in {out}: {made}"
+    if summary["kept"]:
+        text += f"\n{summary['kept']} of them were there already."
+    show(summary, json_, text)
 
 
 def _parse_counts(text: str | None) -> dict[str, int] | None:

@@ -273,6 +273,11 @@ def _grouped(entries: tuple[Entry, ...], group_regex: str | None) -> tuple[Entry
     """Return the entries with the group that `group_regex` finds in their paths."""
     if group_regex is None:
         return entries
+    if any(entry.part for entry in entries):
+        raise ConfigError(
+            f"The group pattern {group_regex!r} was given, but the images of an archive have no paths. Leave it out, "
+            "or put a metadata.csv beside it: file_name,label,group with names such as set.npz#train[12]."
+        )
     try:
         pattern = re.compile(group_regex)
     except re.error as problem:

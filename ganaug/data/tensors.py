@@ -100,11 +100,13 @@ class _Loader:
     grid: Grid
 
     def __call__(self, files: Sequence[list[Item]]) -> np.ndarray:
-        images = [
-            to_grid(pixels, self.grid, spacing=spacing)
-            for items in files
-            for pixels, spacing in _read(self.root, items)
-        ]
+        images = []
+        for items in files:
+            try:
+                images += [to_grid(pixels, self.grid, spacing=spacing) for pixels, spacing in _read(self.root, items)]
+            except DataError as problem:
+                path = self.root / items[0].path
+                raise DataError(f"{path}: {str(problem).removeprefix(f'{path}: ')}") from None
         return np.stack(images)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ganaug.data.names import printable
 from ganaug.errors import DataError
 
-_SYSTEM_FILES = {"__macosx", "thumbs.db", "desktop.ini"}
+_SYSTEM_FILES = {"__macosx", "thumbs.db", "desktop.ini", "dicomdir"}
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Tree:
 def walk(root: Path) -> Tree:
     """List all files under `root`.
 
-    Names that begin with a dot and what operating systems leave behind (``__MACOSX``, ``Thumbs.db``) are
-    passed over. A link to a folder inside `root` is listed as a file, not followed: its content is reached
-    by its own path.
+    Names that begin with a dot and what systems leave behind (``__MACOSX``, ``Thumbs.db``, the index
+    ``DICOMDIR``) are passed over. A link to a folder inside `root` is listed as a file, not followed: its
+    content is reached by its own path.
 
     Raises:
         DataError: a link leads out of `root`, or a folder cannot be listed.

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ganaug.data.grid import Grid
+from ganaug.data.intensity import common_dtype
 from ganaug.data.manifest import Manifest
 from ganaug.data.pictures import picture_grid
-from ganaug.data.grid import Grid
 from ganaug.data.tensors import load_images
 from ganaug.errors import ConfigError, ModelFileError
 from ganaug.models.latents import latents_for
@@ -83,7 +84,7 @@ def training_grid(gan: Sampler, real: Manifest) -> Grid:
     """Return the grid that the model's training images were brought to, for the images of `real`."""
     resize = str(gan.header.settings["resize"])
     spacing = gan.header.geometry.spacing if gan.header.geometry and resize == "spacing" else None
-    dtype = np.result_type(*{item.dtype for item in real.items}).name
+    dtype = common_dtype(item.dtype for item in real.items)
     return Grid(gan.header.size, gan.header.channels, resize, dtype, spacing)
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from ganaug.data.layouts import Entry, Listing, layouts
 from ganaug.data.layouts import npz as npz_layout
+from ganaug.data.reading import scan
+from ganaug.data.tensors import read_item
 from ganaug.errors import DataError
 from tests.data.folders import make_folder, pixels, save
 
@@ -278,3 +280,23 @@ def test_medmnist_is_listed_as_it_was_published() -> None:
     assert len(found.entries) == 4708 + 524 + 624
     train = [entry for entry in found.entries if entry.split == "train"]
     assert [sum(entry.label == name for entry in train) for name in found.classes] == [1214, 3494]
+
+
+def test_a_table_may_name_images_of_an_archive_and_give_them_groups(tmp_path: Path) -> None:
+    images = np.arange(4 * 6 * 5, dtype=np.uint8).reshape(4, 6, 5)
+    np.savez(tmp_path / "set.npz", train_images=images, train_labels=np.array([0, 1, 0, 1]))
+    rows = [
+        "set.npz#train[2],sick,p1",
+        "set.npz#train[0],sick,p1",
+        "set.npz#train[3],well,p2",
+        "set.npz#train[9],well,p2",
+    ]
+    (tmp_path / "metadata.csv").write_text("file_name,label,group\n" + "\n".join(rows))
+    manifest = scan(tmp_path, max_unreadable=1)
+    assert [(item.name, item.label, item.group) for item in manifest.items] == [
+        ("set.npz#train[2]", 0, "p1"),
+        ("set.npz#train[0]", 0, "p1"),
+        ("set.npz#train[3]", 1, "p2"),
+    ]
+    assert [name for name, _ in manifest.skipped] == ["set.npz#train[9]"]
+    np.testing.assert_array_equal(read_item(tmp_path, manifest.items[0])[..., 0], images[2])

@@ -63,5 +63,18 @@ def test_channels_that_agree_need_no_choice_and_mixed_ones_do(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"6 images .*1 image .*b/color\.png.*--channels 1 .*--channels 3"):
         resolve_channels(mixed, None)
     assert resolve_channels(mixed, 1) == 1
-    with pytest.raises(ConfigError, match=r"1 \(grey\) or 3"):
-        resolve_channels(mixed, 2)
+    with pytest.raises(ConfigError, match=r"--channels 2 was given.*have 1 channel.*Only gray \(1\) and color \(3\)"):
+        resolve_channels(scan(make_folder(tmp_path / "gray", {"a": 1, "b": 1})), 2)
+
+
+def test_gray_images_saved_as_color_count_as_gray_beside_gray_ones(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 2, "b": 2})
+    save(tmp_path / "b" / "color.png", np.repeat(pixels(0)[..., None], 3, axis=2))
+    assert resolve_channels(scan(tmp_path), None) == 1
+    color = save(tmp_path / "b" / "color.png", pixels(0, channels=3))
+    with pytest.raises(DataError, match="mixed"):
+        resolve_channels(scan(tmp_path), None)
+    color.unlink()
+    for name in "ab":
+        save(tmp_path / "all" / name / "x.png", np.repeat(pixels(0)[..., None], 3, axis=2))
+    assert resolve_channels(scan(tmp_path / "all"), None) == 3, "a set of one kind stays what it is"

@@ -26,6 +26,7 @@ from ganaug.data.readers import (
     suffix_of,
     supported_suffixes,
 )
+from ganaug.data.tree import walk
 from ganaug.errors import DataError
 from tests.data.folders import pixels, save
 
@@ -126,6 +127,12 @@ def test_only_files_of_dicom_may_lack_a_suffix_and_pipes_are_not_waited_for(tmp_
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     assert not any(is_image(tmp_path / name) for name in ("plain", "notes.txt", "folder", "pipe"))
+
+
+def test_the_index_of_a_dicom_disk_is_no_file_of_the_data(tmp_path: Path) -> None:
+    for name in ("DICOMDIR", "IM_0001"):
+        (tmp_path / name).write_bytes(DICOM_HEAD)
+    assert walk(tmp_path).files == ("IM_0001",)
 
 
 def test_an_unknown_kind_of_file_lists_the_known_ones(tmp_path: Path) -> None:
@@ -319,8 +326,9 @@ def test_16_bit_color_is_read_as_8_bit_and_says_so(color_type: int, samples: int
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied(tmp_path: Path, suffix: str, orientation: int) -> None:
-    upright = np.zeros((16, 32), np.uint8)
+@pytest.mark.parametrize("size", [(16, 32), (32, 16)])
+def test_orientation_is_applied(tmp_path: Path, suffix: str, orientation: int, size: tuple[int, int]) -> None:
+    upright = np.zeros(size, np.uint8)
     upright[:8, :8] = 255  # a bright corner at the top left
     stored = {
         1: upright,
@@ -338,7 +346,7 @@ def test_orientation_is_applied(tmp_path: Path, suffix: str, orientation: int) -
     path = tmp_path / f"a{suffix}"
     image.save(path, exif=exif)
     found = read(path).pixels
-    assert found.shape == (16, 32, 1)
+    assert found.shape == (*size, 1)
     assert np.abs(found[..., 0].astype(int) - upright).max() < 20
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ganaug.config import FitConfig
-from ganaug.models import build_network, place
-from ganaug.models.archs.modern import FILM_ABOVE, Discriminator, Generator, ResidualBlock
+from ganaug.models import build_network, channels_last, place
+from ganaug.models.archs.modern import FILM_ABOVE, Discriminator, Generator, ResidualBlock, downsample
 from ganaug.training.penalties import squared_gradient_norms
 from tests.tiny import NETWORK, randomize
 
@@ -148,6 +148,20 @@ def test_place_keeps_the_numbers_and_lays_convolutions_out_channels_last(size: t
     assert all(weight.stride(1) == 1 for weight in weights), "also with one input channel, where both layouts agree"
     assert isinstance(discriminator, Discriminator)
     assert discriminator.input(images).stride(1) == 1
+
+
+@pytest.mark.parametrize(("size", "grid"), [((8, 6, 10), (4, 3, 5)), ((7, 6, 10), (4, 3, 5)), ((8, 6), (4, 3))])
+def test_downsampling_averages_areas_in_the_type_and_layout_of_its_input(
+    size: tuple[int, ...], grid: tuple[int, ...]
+) -> None:
+    images = torch.randn(2, 3, *size)
+    area = nn.functional.interpolate(images, size=grid, mode="area")
+    assert torch.allclose(downsample(images, grid), area, atol=1e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        coarse = downsample(channels_last(images.bfloat16()), grid)
+    assert coarse.dtype == torch.bfloat16
+    assert coarse.stride(1) == 1
+    assert torch.allclose(coarse.float(), area, atol=0.03)
 
 
 @pytest.mark.parametrize("stem", [1, 2])

@@ -1,7 +1,8 @@
 """``ROOT/metadata.csv`` with the columns ``file_name,label[,group,split]``, as Hugging Face ImageFolder has.
 
-Other columns are ignored, so a folder that ``ganaug sample`` wrote can be read back. A `file_name` that is a folder
-stands for every DICOM file in it.
+Other columns are ignored, so a folder that ``ganaug sample`` wrote can be read back. A `file_name` may be an image of
+an archive, ``set.npz#train[12]``, which gives it a group, or another label; one that is a folder stands for every DICOM
+file in it.
 """
 
 from __future__ import annotations
@@ -49,13 +50,18 @@ def listing(root: Path) -> Listing:
         path = _relative(table, line, name)
         require_inside(root, path)
         entry = Entry(path, label, row.get("group", ""), row.get("split", "").lower())
+        archive, _, part = path.partition(".npz#")
+        if part:
+            entries.append(replace(entry, path=f"{archive}.npz", part=part))
+            continue
         if os.path.isdir(root / path):  # noqa: PTH112 - Path.is_dir raises for names that are too long
             entries += [replace(entry, path=file) for file in _dicom_files(table, line, path, files)]
         else:
             entries.append(entry)
     if not entries:
         raise DataError(f"{table} has a header and no rows. One row for each image was wanted.")
-    twice = sorted(path for path, times in Counter(entry.path for entry in entries).items() if times > 1)
+    named = Counter(f"{entry.path}#{entry.part}" if entry.part else entry.path for entry in entries)
+    twice = sorted(name for name, times in named.items() if times > 1)
     if twice:
         raise DataError(
             f"{table} names {count(len(twice), 'file')} more than once: {few(twice)}. Give each file one "

@@ -138,7 +138,6 @@ def _decoded(image: ImageFile.ImageFile, form: str, file_bytes: int, path: Path)
         if pages > 1 and form != "TIFF":
             raise DataError(f"{path}: has {pages} frames, one was wanted; save each frame as a file of its own")
         packing = _packing(image)
-        _check_packing(image, packing, path)
         if mode == "I":
             mode = packing
         elif ";16" in packing and form in ("PNG", "TIFF") and mode not in _GREY16:
@@ -153,16 +152,16 @@ def _decoded(image: ImageFile.ImageFile, form: str, file_bytes: int, path: Path)
             f"{path}: {image.width}×{image.height} pixels are claimed in only {file_bytes:,} bytes, the file is cut "
             "off or blank; copy it again from its source, or remove it"
         )
-    pixels = _pixels(image, target, dtype) if pages == 1 else _volume(image, (pages, *shape), target, dtype, path)
+    pixels = _volume(image, (pages, *shape), target, dtype, path) if pages > 1 else _pixels(image, target, dtype, path)
     return Decoded(as_stored(pixels, path), form, mode, hints=hints)
 
 
-def _pixels(image: ImageFile.ImageFile, target: str, dtype: str) -> np.ndarray:
+def _pixels(image: ImageFile.ImageFile, target: str, dtype: str, path: Path) -> np.ndarray:
     """Decode one page into H×W×C."""
     if image.format in ("JPEG", "MPO"):
         _turn(image)
     elif image.format == "TIFF":
-        _check_rows(image)
+        _check_tiff(image, path)
     width, height = image.size
     rows = max(1, _ANY_PIXELS // width)
     if rows >= height:
@@ -197,7 +196,7 @@ def _volume(image: ImageFile.ImageFile, shape: tuple[int, ...], target: str, dty
     volume = np.empty(shape, dtype)
     for page in range(shape[0]):
         image.seek(page)
-        volume[page] = _pixels(image, target, dtype)
+        volume[page] = _pixels(image, target, dtype, path)
     return volume
 
 
@@ -219,23 +218,21 @@ def _packing(image: ImageFile.ImageFile) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
-def _check_packing(image: ImageFile.ImageFile, packing: str, path: Path) -> None:
+def _check_tiff(image: ImageFile.ImageFile, path: Path) -> None:
     """Raise `DataError` for the TIFFs that Pillow (13.0) reads without complaint, but wrongly."""
     compressed = bool(image.tile) and image.tile[0].codec_name == "libtiff"
     in_planes = _tag(image, _PLANAR_TAG) == _IN_PLANES
     plain_bytes = _tag(image, _BITS_TAG) == 8 and _tag(image, _PHOTOMETRIC_TAG) != _WHITE_IS_ZERO
-    if packing in _SWAPPED_TWICE if compressed else in_planes and not plain_bytes:
+    if _packing(image) in _SWAPPED_TWICE if compressed else in_planes and not plain_bytes:
         problem = "compressed big-endian samples" if compressed else "separate planes that are not of 8 bit"
         raise DataError(
             f"{path}: {problem} cannot be read; save the TIFF little-endian and with the channels of a pixel together"
         )
-
-
-def _check_rows(image: ImageFile.ImageFile) -> None:
-    """Raise for a TIFF without some of its rows, which Pillow would leave black."""
-    there = max((part.extents[3] for part in image.tile if part.extents), default=0)
-    if there < image.height:
-        raise ValueError(f"{image.height:,} rows of pixels are claimed, {there:,} are there")
+    areas = [part.extents for part in image.tile if part.extents]
+    there = sum((right - left) * (bottom - top) for left, top, right, bottom in areas)
+    if there < image.width * image.height:  # the rest would be black
+        claimed = f"{image.width}×{image.height} pixels are claimed"
+        raise DataError(f"{path}: {claimed}, {there:,} are there; copy it again from its source")
 
 
 def _dtype(image: ImageFile.ImageFile, target: str) -> str:

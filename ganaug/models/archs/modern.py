@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
         return x + self.expand(F.leaky_relu(hidden, 0.2))
 
 
-def _downsample(x: Tensor, grid: tuple[int, ...]) -> Tensor:
+def downsample(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Resample to a coarser grid by averaging areas (at a factor of 2 the same as bilinear resampling)."""
     if all(source == 2 * target for source, target in zip(x.shape[2:], grid, strict=True)):
         return F.avg_pool2d(x, 2) if x.ndim == 4 else _halve(x)
@@ -192,7 +192,7 @@ class Discriminator(nn.Module):
         x = self.input(images)
         for grid, change, stage in zip(self.grids, self.changes, self.stages, strict=True):
             if tuple(x.shape[2:]) != grid:
-                x = _downsample(x, grid)
+                x = downsample(x, grid)
             x = change(x)
             for block in cast(nn.ModuleList, stage):
                 x = block(x)
