@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ganaug.data.examine import VERSION, Facts
+from ganaug.data.examine import OWN, VERSION, Facts
 from ganaug.data.grid import Grid
 from ganaug.data.layouts import Entry
 from ganaug.errors import ConfigError
@@ -170,17 +170,13 @@ def _signature(path: str) -> list[int] | None:
 
 def _packed(facts: Facts, kinds: dict[tuple, int]) -> list:
     """Return facts as JSON values; what many images share is written once, in `kinds`."""
-    own = [facts.part, facts.sha256, facts.source, facts.minimum, facts.maximum, facts.low, facts.high, facts.phash]
-    shared = facts._replace(part="", sha256="", source="", minimum=0, maximum=0, low=0, high=0, phash=None)
-    return [*own, kinds.setdefault(shared, len(kinds))]
+    return [*facts[:OWN], kinds.setdefault(facts[OWN:], len(kinds))]
 
 
 def _unpacked(values: list, kinds: list) -> Facts:
-    part, sha256, source, minimum, maximum, low, high, phash, kind = values
-    shared = Facts._make(tuple(value) if isinstance(value, list) else value for value in kinds[kind])
-    return shared._replace(
-        part=part, sha256=sha256, source=source, minimum=minimum, maximum=maximum, low=low, high=high, phash=phash
-    )
+    *own, kind = values
+    shared = (tuple(value) if isinstance(value, list) else value for value in kinds[kind])
+    return Facts._make((*own, *shared))
 
 
 def _replace(path: Path, text: str) -> None:

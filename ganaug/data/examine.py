@@ -13,11 +13,14 @@ import numpy as np
 from ganaug.data.geometry import cut
 from ganaug.data.intensity import file_knots
 from ganaug.data.layouts import Entry
-from ganaug.data.readers import Decoded, decode, read_bytes
+from ganaug.data.readers import DTYPES, Decoded, decode, read_bytes
 from ganaug.errors import DataError
 
 VERSION = 1
 """Goes up when a reader or this module finds other facts in the same bytes: remembered facts are then forgotten."""
+
+
+_NAMES = {np.dtype(name): name for name in DTYPES}
 
 
 class Facts(NamedTuple):
@@ -27,14 +30,16 @@ class Facts(NamedTuple):
     sha256: str
     source: str
     """Hash of the file, volume or series that it comes from: the group where no patient is known."""
-    patient: str
-    shape: tuple[int, ...]
-    channels: int
-    dtype: str
     minimum: float
     maximum: float
     low: float
     high: float
+    phash: int | None
+    # From here on what many images of a folder share.
+    patient: str
+    shape: tuple[int, ...]
+    channels: int
+    dtype: str
     gray: bool
     format: str
     mode: str
@@ -42,7 +47,10 @@ class Facts(NamedTuple):
     orientation: str
     center: tuple[float, float, float] | None
     hints: tuple[str, ...]
-    phash: int | None
+
+
+OWN = 8
+"""The first fields of `Facts`, in which images differ."""
 
 
 @dataclass(frozen=True)
@@ -87,27 +95,27 @@ class Examiner:
             phash = fingerprint.phash(pixels)
             if fingerprint.burned_in(pixels) and not any(hint.startswith("burned_in") for hint in hints):
                 hints = (*hints, "burned_in: bright strokes on the dark margin")
-        whole = pixels.ndim == 4
+        whole, channels = pixels.ndim == 4, pixels.shape[-1]
         return Facts(
-            part=f"{entry.part}{plane_part}",
-            sha256=hashlib.sha256(f"{sha256}#{plane_part}".encode()).hexdigest() if plane_part else sha256,
-            source=sha256,
-            patient=decoded.group,
-            shape=pixels.shape[:-1],
-            channels=pixels.shape[-1],
-            dtype=pixels.dtype.name,
-            minimum=minimum,
-            maximum=maximum,
-            low=low,
-            high=high,
-            gray=pixels.shape[-1] == 3 and _is_gray(pixels),
-            format=decoded.format,
-            mode=decoded.mode,
-            spacing=spacing,
-            orientation=decoded.orientation if whole else "",
-            center=decoded.center if whole else None,
-            hints=hints,
-            phash=phash,
+            f"{entry.part}{plane_part}",
+            hashlib.sha256(f"{sha256}#{plane_part}".encode()).hexdigest() if plane_part else sha256,
+            sha256,
+            minimum,
+            maximum,
+            low,
+            high,
+            phash,
+            decoded.group,
+            pixels.shape[:-1],
+            channels,
+            _NAMES[pixels.dtype],
+            channels == 3 and _is_gray(pixels),
+            decoded.format,
+            decoded.mode,
+            spacing,
+            decoded.orientation if whole else "",
+            decoded.center if whole else None,
+            hints,
         )
 
 

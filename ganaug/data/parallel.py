@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -135,6 +136,7 @@ def _settle(parent: int, function: Callable[[Sequence[Any]], Any]) -> None:
     """Leave Ctrl-C to the parent, do not outlive it, and remember what to do."""
     global _work
     _work = function
+    gc.freeze()  # what came with the fork is never garbage here, and looking at it would copy its pages
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)

@@ -21,7 +21,7 @@ from ganaug.data.series import join_series, leftovers, may_be_dicom
 from ganaug.data.tensors import key_of
 from ganaug.errors import ConfigError, DataError, GanaugError
 
-SAMPLED = 64
+SAMPLED = 32
 """Entries that are looked at first, to guess the training grid and write its tensor in the same pass."""
 
 GridOf = Callable[[Manifest], Grid]
@@ -103,7 +103,7 @@ def _joined(root: Path, entries: tuple[Entry, ...], show_progress: bool) -> tupl
 
     Which files belong together is remembered: finding out opens each of them.
     """
-    if not any(may_be_dicom(entry.path) and not entry.part for entry in entries):
+    if not any(not entry.part and may_be_dicom(entry.path) for entry in entries):
         return entries, ()
     remembered = JoinedSeries(root, entries)
     known = remembered.recall()

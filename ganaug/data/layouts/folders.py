@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ganaug.data.layouts import Entry, Listing
 from ganaug.data.names import count, few
-from ganaug.data.readers import is_image, supported_suffixes
+from ganaug.data.readers import is_image, suffix_of, supported_suffixes
 from ganaug.data.tree import walk
 from ganaug.errors import DataError
 
@@ -45,7 +45,10 @@ def listing(root: Path) -> Listing:
             f"one that you train on. {WANTED}"
         )
     entries = tuple(
-        Entry(path, label=path.split("/", 1)[0]) for path in tree.files if "/" in path and is_image(root / path)
+        Entry(path, label=path.split("/", 1)[0])
+        for path in tree.files
+        # A known suffix is enough, and a path object for each of a million files is not free.
+        if "/" in path and (suffix_of(path) or is_image(root / path))
     )
     if not entries:
         raise DataError(

@@ -26,6 +26,7 @@ from PIL import (
 )
 
 from ganaug.data.readers import MAX_PIXELS, Decoded, as_stored, check_size
+from ganaug.data.readers._jpeg import decode_plain
 from ganaug.errors import DataError
 
 SUFFIXES = {
@@ -102,6 +103,8 @@ def decode(raw: bytes, path: Path) -> Decoded:
             f"{path}: not a PNG, JPEG, TIFF, BMP or WebP image, or its header is damaged; copy it again from its source"
         )
     name, opened = found
+    if name == "JPEG" and (pixels := decode_plain(raw)) is not None:
+        return Decoded(pixels, name, "L" if pixels.shape[2] == 1 else "RGB")
     try:
         # From memory and not from the path: Pillow maps some files, garbles turned TIFFs there (13.0), and a file
         # that shrinks meanwhile kills the process.
