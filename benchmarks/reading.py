@@ -35,6 +35,8 @@ def bare_loop(files: list[Path], workers: int) -> None:
     """Decode all images in processes that are started for it, as ours are."""
     with multiprocessing.get_context("fork").Pool(workers) as pool:
         pool.map(bare, files, 64)
+        pool.close()
+        pool.join()
 
 
 def grid_of(manifest: Manifest) -> Grid:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 import time
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,7 @@ LIMIT_GB = 50.0
 """Default of ``$GANAUG_CACHE_GB``: the least recently used tensors go when the cache grows above it."""
 
 _OFF = {"off", "no", "0", "none"}
+_BLOCK = 2**24
 
 
 def cache_folder() -> Path | None:
@@ -72,6 +75,8 @@ class Memory:
         self.path = folder / "facts" / f"{name.hexdigest()}.json" if folder else None
         self._signatures = self._all_signatures(entries) if folder else {}
         self._stored = self._load()
+        self._new: dict[str, list] = {}
+        self._kinds: dict[tuple, int] = {}
 
     def recall(self, entry: Entry) -> list[Facts] | None:
         """Return the facts of an entry's images, if they are known and its files are as they were."""
@@ -83,17 +88,17 @@ class Memory:
         except (KeyError, TypeError, ValueError, IndexError):
             return None
 
-    def store(self, entries: Sequence[Entry], facts: Sequence[list[Facts]]) -> None:
-        """Remember the facts of these entries, and nothing else of the folder."""
+    def add(self, entry: Entry, facts: list[Facts] | str) -> None:
+        """Take note of the facts of an entry's images; a reason why there are none is not remembered."""
+        signature = self._signature(entry)
+        if signature is not None and not isinstance(facts, str):
+            self._new[_key(entry)] = [signature, [_packed(image, self._kinds) for image in facts]]
+
+    def write(self) -> None:
+        """Remember what was noted, and nothing else of the folder."""
         if self.path is None:
             return
-        kinds: dict[tuple, int] = {}
-        stored = {
-            _key(entry): [signature, [_packed(image, kinds) for image in found]]
-            for entry, found in zip(entries, facts, strict=True)
-            if (signature := self._signature(entry)) is not None
-        }
-        text = json.dumps({"kinds": list(kinds), "entries": stored}, separators=(",", ":"))
+        text = json.dumps({"kinds": list(self._kinds), "entries": self._new}, separators=(",", ":"))
         try:
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
             _replace(self.path, text)
@@ -170,11 +175,18 @@ def _signature(path: str) -> list[int] | None:
 
 def _packed(facts: Facts, kinds: dict[tuple, int]) -> list:
     """Return facts as JSON values; what many images share is written once, in `kinds`."""
-    return [*facts[:OWN], kinds.setdefault(facts[OWN:], len(kinds))]
+    own = facts[:OWN]
+    # Most images are whole files: their source is themselves, and their percentiles their extremes.
+    if facts.source == facts.sha256 and facts.low == facts.minimum and facts.high == facts.maximum:
+        own = (facts.part, facts.sha256, facts.minimum, facts.maximum, facts.phash)
+    return [*own, kinds.setdefault(facts[OWN:], len(kinds))]
 
 
 def _unpacked(values: list, kinds: list) -> Facts:
     *own, kind = values
+    if len(own) < OWN:
+        part, sha256, minimum, maximum, phash = own
+        own = [part, sha256, sha256, minimum, maximum, minimum, maximum, phash]
     shared = (tuple(value) if isinstance(value, list) else value for value in kinds[kind])
     return Facts._make((*own, *shared))
 
@@ -215,30 +227,53 @@ def open_tensor(key: str) -> np.ndarray | None:
 
 
 class TensorWriter:
-    """Writes a tensor into the cache, image by image; it appears there when it is complete.
+    """Writes a tensor into the cache; it appears there when it is complete.
 
+    Images come one after the other through `append`, or are written by workers at rows of their own (`write_rows`).
     Raises OSError from every method when the disk does not take it.
     """
 
     def __init__(self, folder: Path, grid: Grid) -> None:
         self.grid = grid
         self.count = 0
+        """Images written so far."""
         self._tensors = folder / "tensors"
         self._place = self._tensors / f".{uuid.uuid4().hex}.tmp"
         self._place.mkdir(mode=0o700, parents=True)
-        self._stream: BinaryIO = (self._place / "tensor.bin").open("wb")
+        self.file = self._place / "tensor.bin"
+        self.file.touch(mode=0o600)
+        self._flushed: Future[None] | None = None
+        self._image_bytes = grid.channels * math.prod(grid.size) * np.dtype(grid.dtype).itemsize
 
     def append(self, images: np.ndarray) -> None:
-        """Write some images, N×C×size in the grid's type."""
-        self._stream.write(np.ascontiguousarray(images).data)
+        """Write some images, N×C×size in the grid's type, after those that are there."""
+        write_rows(self.file, self.count, images)
         self.count += len(images)
+
+    def wrote(self, row: int, count: int) -> None:
+        """Take note that a worker wrote `count` images from `row` on; rows that nobody wrote are closed up."""
+        if row > self.count:
+            with self.file.open("r+b") as stream:
+                for offset in range(0, count * self._image_bytes, _BLOCK):
+                    length = min(_BLOCK, count * self._image_bytes - offset)
+                    part = os.pread(stream.fileno(), length, row * self._image_bytes + offset)
+                    _write_all(stream.fileno(), part, self.count * self._image_bytes + offset)
+        self.count += count
+
+    def flush(self) -> None:
+        """Begin to bring what was written to the disk, while the caller goes on."""
+        if self._flushed is None:
+            pool = ThreadPoolExecutor(1)
+            self._flushed = pool.submit(_fsync, self.file)
+            pool.shutdown(wait=False)
 
     def commit(self, key: str) -> None:
         """Make the tensor known under `key`, unless another process was quicker with the same one."""
         shape = (self.count, self.grid.channels, *self.grid.size)
-        self._stream.flush()
-        os.fsync(self._stream.fileno())  # the size of a file may survive a power cut that its content does not
-        self._stream.close()
+        os.truncate(self.file, self.count * self._image_bytes)
+        self.flush()
+        if self._flushed is not None:
+            self._flushed.result()
         _replace(self._place / "about.json", json.dumps({"shape": shape, "dtype": self.grid.dtype}))
         place = self._tensors / key
         if open_tensor(key) is None:
@@ -253,8 +288,31 @@ class TensorWriter:
 
     def discard(self) -> None:
         """Forget what was written."""
-        self._stream.close()
+        if self._flushed is not None:
+            wait([self._flushed])
         shutil.rmtree(self._place, ignore_errors=True)
+
+
+def write_rows(file: Path, row: int, images: np.ndarray) -> None:
+    """Write images, N×C×size, at their place in a tensor's file; several processes may do so at once."""
+    descriptor = os.open(file, os.O_WRONLY)
+    try:
+        _write_all(descriptor, np.ascontiguousarray(images).data.cast("B"), row * images[0].nbytes)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync(file: Path) -> None:
+    """Bring a file's content to the disk: its size may survive a power cut that the content does not."""
+    with file.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
 
 
 def prune(tensors: Path, *, keep: str) -> None:

@@ -23,7 +23,7 @@ from ganaug.progress import progress_bar
 T = TypeVar("T")
 R = TypeVar("R")
 
-CHUNK = 64
+CHUNK = 256
 """Items handed to a worker at a time: few enough to bound memory and the wait after Ctrl-C."""
 WORTH_FORKING = 48
 """Below this many items threads are quicker than starting processes."""
@@ -48,8 +48,8 @@ def parallel_map(
 ) -> Iterator[R]:
     """Yield `function(item)` for every item, in the order of `items`, computed on all cores.
 
-    The first exception of `function` is raised here, and what has not started is canceled. Items and results must be
-    picklable, since they may travel between processes.
+    The first exception of `function` is raised here, and what has not started is canceled. Results must be picklable,
+    since they may come from another process.
 
     Raises:
         DataError: a worker process was killed, as the system does when memory runs out.
@@ -74,12 +74,15 @@ def chunked_map(
     size = max(1, min(chunk, -(-len(items) // (4 * workers))))
     starts = iter(range(0, len(items), size))
     forks = workers > 1 and len(items) >= WORTH_FORKING and _can_fork()
-    pool: Executor = _Forks(workers, function) if forks else ThreadPoolExecutor(workers)
+    pool: Executor = _Forks(workers, function, items) if forks else ThreadPoolExecutor(workers)
     pending: deque[Future[R]] = deque()
 
     def submit(number: int) -> None:
         for _, start in zip(range(number), starts, strict=False):
-            pending.append(pool.submit(_inherited if forks else function, items[start : start + size]))
+            if forks:
+                pending.append(pool.submit(_inherited, start, start + size))
+            else:
+                pending.append(pool.submit(function, items[start : start + size]))
 
     try:
         # Before the progress bar: its thread must not run when the processes are forked.
@@ -110,20 +113,21 @@ def _can_fork() -> bool:
     return sys.platform == "linux" and threading.active_count() == 1
 
 
-_work: Callable[[Sequence[Any]], Any] | None = None
-"""In a worker: the function that it was forked for, inherited and so never pickled."""
+_work: tuple[Callable[[Sequence[Any]], Any], Sequence[Any]] | None = None
+"""In a worker: the function and the items that it was forked for, inherited and so never pickled."""
 
 
-def _inherited(items: Sequence[Any]) -> Any:
+def _inherited(start: int, stop: int) -> Any:
     assert _work is not None
-    return _work(items)
+    function, items = _work
+    return function(items[start:stop])
 
 
 class _Forks(ProcessPoolExecutor):
     """Forked workers: they start in milliseconds and do not import the user's script a second time."""
 
-    def __init__(self, workers: int, function: Callable[[Sequence[Any]], Any]) -> None:
-        super().__init__(workers, get_context("fork"), initializer=_settle, initargs=(os.getpid(), function))
+    def __init__(self, workers: int, function: Callable[[Sequence[Any]], Any], items: Sequence[Any]) -> None:
+        super().__init__(workers, get_context("fork"), initializer=_settle, initargs=(os.getpid(), (function, items)))
 
     def submit(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         """Submit; Python warns of native threads that idle in other libraries, which these workers never use."""
@@ -132,10 +136,10 @@ class _Forks(ProcessPoolExecutor):
             return super().submit(*args, **kwargs)
 
 
-def _settle(parent: int, function: Callable[[Sequence[Any]], Any]) -> None:
+def _settle(parent: int, work: tuple[Callable[[Sequence[Any]], Any], Sequence[Any]]) -> None:
     """Leave Ctrl-C to the parent, do not outlive it, and remember what to do."""
     global _work
-    _work = function
+    _work = work
     gc.freeze()  # what came with the fork is never garbage here, and looking at it would copy its pages
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
-from ganaug.data.cache import JoinedSeries, Memory, TensorWriter, cache_folder
+from ganaug.data.cache import JoinedSeries, Memory, TensorWriter, cache_folder, write_rows
 from ganaug.data.examine import Examined, Examiner, Facts
 from ganaug.data.geometry import PLANES
 from ganaug.data.grid import Grid, to_grid
 from ganaug.data.layouts import Entry, Listing, layouts
 from ganaug.data.manifest import MAX_UNREADABLE, TRAINED, Item, Manifest, require_readable
 from ganaug.data.names import count, few
-from ganaug.data.parallel import chunked_map
+from ganaug.data.parallel import CHUNK, chunked_map
 from ganaug.data.series import join_series, leftovers, may_be_dicom
 from ganaug.data.tensors import key_of
 from ganaug.errors import ConfigError, DataError, GanaugError
 
 SAMPLED = 32
 """Entries that are looked at first, to guess the training grid and write its tensor in the same pass."""
+
+_HELD_BYTES = 16 << 20
+"""Images that a worker holds before it writes them."""
+_SLICED_CHUNK = 8
+"""Volumes to be cut that a worker is given at a time: each gives hundreds of images."""
 
 GridOf = Callable[[Manifest], Grid]
 
@@ -75,9 +83,9 @@ def scan(
     entries, beside = _joined(root, _grouped(listing.entries, group_regex), show_progress)
     listing = replace(listing, ignored=tuple(sorted((*listing.ignored, *beside))))
     memory = Memory(root, entries, slices=slices, detail=detail)
-    known = [memory.recall(entry) for entry in entries]
-    found: list[list[Facts] | str] = [facts if facts is not None else "" for facts in known]
-    missing = [index for index, facts in enumerate(known) if facts is None]
+    found: list[list[Facts] | str] = [memory.recall(entry) or "" for entry in entries]
+    missing = [index for index, facts in enumerate(found) if not facts]
+    writer = None
     if missing:
         work = _Pass(Examiner(root, slices, detail), listing.classes)
         fresh = [entries[index] for index in missing]
@@ -85,17 +93,30 @@ def scan(
         writer = work.writer(fresh, grid_of) if grid_of and len(missing) == len(entries) else None
         for index, facts in zip(missing, work.run(fresh, writer, show_progress), strict=True):
             found[index] = facts
-        memory.store(
-            [entry for entry, facts in zip(entries, found, strict=True) if not isinstance(facts, str)],
-            [facts for facts in found if not isinstance(facts, str)],
-        )
-    else:
-        writer = None
-    manifest = _manifest(root, listing, entries, found)
+            memory.add(entries[index], facts)
+        if writer is not None:
+            writer.flush()
+        for index in set(range(len(entries))).difference(missing):
+            memory.add(entries[index], found[index])
+        memory.write()
+    with _no_garbage():
+        manifest = _manifest(root, listing, entries, found)
     if writer is not None:
         writer.finish(manifest)
     require_readable(manifest, max_unreadable)
     return manifest
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Do not look for garbage where thousands of objects are made that all stay: it costs more than making them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _joined(root: Path, entries: tuple[Entry, ...], show_progress: bool) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
@@ -163,23 +184,52 @@ def _item(entry: Entry, facts: Facts, label: int, trusted: bool) -> Item:
 
 @dataclass(frozen=True)
 class _Examine:
-    """Examines a part of the entries in a worker; pixels come back only as images on the grid."""
+    """Examines a part of the entries in a worker, and writes their images on the grid where there is one."""
 
     examiner: Examiner
-    grid: Grid | None
+    grid: Grid | None = None
+    file: Path | None = None
+    """The tensor's file, if the rows of the images are known; otherwise the images come back."""
 
-    def __call__(self, entries: Sequence[Entry]) -> tuple[list[list[Facts] | str], np.ndarray | None]:
+    def __call__(self, numbered: Sequence[tuple[int, Entry]]) -> _Part:
         facts: list[list[Facts] | str] = []
         images: list[np.ndarray] = []
-        for entry in entries:
-            examined: Examined = self.examiner(entry)
-            if isinstance(examined, str):
-                facts.append(examined)
-                continue
-            facts.append(examined[0])
-            if self.grid is not None and entry.split in TRAINED:
-                images += _on_grid(*examined, self.grid)
-        return facts, np.stack(images) if images else None
+        first = next((row for row, entry in numbered if entry.split in TRAINED), 0)
+        written = 0
+        try:
+            for _, entry in numbered:
+                examined: Examined = self.examiner(entry)
+                if isinstance(examined, str):
+                    facts.append(examined)
+                    continue
+                facts.append(examined[0])
+                if self.grid is not None and entry.split in TRAINED:
+                    images += _on_grid(*examined, self.grid)
+                    if self.file is not None and images and len(images) * images[0].nbytes > _HELD_BYTES:
+                        write_rows(self.file, first + written, np.stack(images))
+                        written, images = written + len(images), []
+            if images and self.file is not None:
+                write_rows(self.file, first + written, np.stack(images))
+                written, images = written + len(images), []
+        except OSError:
+            facts += [self._facts(entry) for _, entry in numbered[len(facts) :]]
+            return _Part(facts, failed=True)
+        return _Part(facts, np.stack(images) if images else None, first, written)
+
+    def _facts(self, entry: Entry) -> list[Facts] | str:
+        examined = self.examiner(entry)
+        return examined if isinstance(examined, str) else examined[0]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What comes back of a part of the entries."""
+
+    facts: list[list[Facts] | str]
+    images: np.ndarray | None = None
+    row: int = 0
+    count: int = 0
+    failed: bool = False
 
 
 def _on_grid(facts: list[Facts], pixels: list[np.ndarray], grid: Grid) -> list[np.ndarray]:
@@ -197,12 +247,29 @@ class _Writer:
         self.grid, self.grid_of = grid, grid_of
         self._tensor: TensorWriter | None = TensorWriter(folder, grid)
 
-    def append(self, images: np.ndarray) -> None:
+    @property
+    def file(self) -> Path | None:
+        """The file that workers write to."""
+        return self._tensor.file if self._tensor else None
+
+    def take(self, part: _Part) -> None:
+        """Add the images of a part, or take note that they are written."""
+        if self._tensor is None:
+            return
         try:
-            if self._tensor is not None:
-                self._tensor.append(images)
+            if part.images is not None:
+                self._tensor.append(part.images)
+            elif part.count:
+                self._tensor.wrote(part.row, part.count)
         except OSError:
             self.give_up()
+        if part.failed:
+            self.give_up()
+
+    def flush(self) -> None:
+        """All is written: let it go to the disk meanwhile."""
+        if self._tensor is not None:
+            self._tensor.flush()
 
     def finish(self, manifest: Manifest) -> None:
         """Keep the tensor if it is the one that will be asked for."""
@@ -235,29 +302,33 @@ class _Pass:
         if folder is None or not trained:
             return None
         sample = trained[:: max(1, len(trained) // SAMPLED)]
-        looked_at = chunked_map(_Examine(self.examiner, None), sample, label="looking")
-        found = [facts for part, _ in looked_at for facts in part]
+        found = _Examine(self.examiner)([(0, entry) for entry in sample]).facts
         guess = _manifest(self.examiner.root, Listing(self.classes, tuple(sample), ()), sample, found)
         try:
             return _Writer(folder, grid_of(guess), grid_of)
         except (GanaugError, OSError):
             return None
 
-    def run(self, entries: Sequence[Entry], writer: _Writer | None, show_progress: bool) -> list[list[Facts] | str]:
-        examine = _Examine(self.examiner, writer.grid if writer else None)
-        found: list[list[Facts] | str] = []
+    def run(self, entries: Sequence[Entry], writer: _Writer | None, show_progress: bool) -> Iterator[list[Facts] | str]:
+        """Yield the facts of each entry, or why there are none, while the workers go on."""
+        examine = _Examine(self.examiner)
+        if writer is not None:
+            # How many slices a volume has is not known before it is read; anything else has its row.
+            examine = _Examine(self.examiner, writer.grid, None if self.examiner.slices else writer.file)
+        chunk = _SLICED_CHUNK if self.examiner.slices else CHUNK
+        rows = accumulate((entry.split in TRAINED for entry in entries), initial=0)
+        numbered = list(zip(rows, entries, strict=False))
         try:
-            for facts, images in chunked_map(
-                examine, entries, label="reading", unit="files", show_progress=show_progress
+            for part in chunked_map(
+                examine, numbered, label="reading", unit="files", show_progress=show_progress, chunk=chunk
             ):
-                found += facts
-                if writer is not None and images is not None:
-                    writer.append(images)
+                if writer is not None:
+                    writer.take(part)
+                yield from part.facts
         except BaseException:
             if writer is not None:
                 writer.give_up()
             raise
-        return found
 
 
 def _listing(shown: Path, root: Path) -> Listing:

@@ -21,6 +21,10 @@ from ganaug.data.parallel import chunked_map
 from ganaug.errors import DataError
 
 
+_FILES = 16
+"""Files whose images travel from a worker at a time; of a volume they may be all its slices."""
+
+
 def load_tensor(manifest: Manifest, grid: Grid, *, show_progress: bool = False) -> np.ndarray:
     """Return all images on a grid, N×C×size in the grid's type, in the order of the manifest.
 
@@ -86,8 +90,8 @@ def read_item(root: Path, item: Item) -> np.ndarray:
 def _blocks(manifest: Manifest, grid: Grid, show_progress: bool) -> Iterator[np.ndarray]:
     # The slices of a volume stand side by side in a manifest: its file is decoded once for all of them.
     files = [list(items) for _, items in groupby(manifest.items, key=_file)]
-    yield from chunked_map(_Loader(manifest.root, grid), files, label="loading", unit="files",
-                           show_progress=show_progress)  # fmt: skip
+    loader = _Loader(manifest.root, grid)
+    yield from chunked_map(loader, files, label="loading", unit="files", show_progress=show_progress, chunk=_FILES)
 
 
 def _file(item: Item) -> tuple[str, str]:

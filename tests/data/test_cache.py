@@ -236,3 +236,52 @@ def test_an_error_leaves_no_half_written_tensor(own_cache: Path, tmp_path: Path)
     with pytest.raises(DataError, match="changed since it was scanned"):
         load_tensor(manifest, GRID)
     assert list((own_cache / "tensors").iterdir()) == []
+
+
+def test_unreadable_files_leave_no_gaps_in_the_tensor(own_cache: Path, tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data", {"a": 700, "b": 300})
+    for number in (0, 1, 255, 256, 600, 699):
+        (data / "a" / f"{number:03d}.png").write_bytes(b"nonsense")
+    manifest = scan(data, grid_of=lambda _: GRID)
+    assert len(manifest.skipped) == 6
+    (place,) = (own_cache / "tensors").iterdir()
+    tensor = load_tensor(manifest, GRID)
+    assert [place] == list((own_cache / "tensors").iterdir()), "it is the one that the scan wrote"
+    np.testing.assert_array_equal(tensor, load_images(manifest, GRID))
+
+
+@pytest.mark.parametrize("held", [0, 300, 10**9])
+def test_large_images_are_written_a_few_at_a_time(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    monkeypatch.setattr(reading, "_HELD_BYTES", held)
+    manifest = scan(make_folder(tmp_path / "data", {"a": 60, "b": 40}), grid_of=lambda _: GRID)
+    np.testing.assert_array_equal(load_tensor(manifest, GRID), load_images(manifest, GRID))
+
+
+def test_a_disk_that_fills_up_during_the_scan_loses_no_facts(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_folder(tmp_path / "data", {"a": 60, "b": 40})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(reading, "write_rows", full)
+    manifest = scan(data, grid_of=lambda _: GRID)
+    assert list((own_cache / "tensors").iterdir()) == []
+    monkeypatch.setenv("GANAUG_CACHE", "off")
+    assert manifest == scan(data)
+
+
+def test_slices_are_in_the_tensor_of_the_scan(own_cache: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, rng.integers(0, 99, (3 + number % 3, 12, 10)).astype(np.int16))
+    grid = Grid((12, 10), 1, "stretch", "int16")
+    manifest = scan(tmp_path / "data", slices="axial", grid_of=lambda _: grid)
+    (place,) = (own_cache / "tensors").iterdir()
+    np.testing.assert_array_equal(load_tensor(manifest, grid), load_images(manifest, grid))
+    assert [place] == list((own_cache / "tensors").iterdir())
