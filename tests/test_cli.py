@@ -141,7 +141,7 @@ def test_bad_data_is_said_with_exit_code_3_and_nothing_is_written(tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (["--size", "4x4"], "between 8 and 1024"),
+        (["--size", "4x4"], "8 to 1024 pixels"),
         (["--size", "big"], "HxW"),
         (["--set", "lrr=1"], "'lr'"),
         (["--set", "nonsense"], "key=value"),

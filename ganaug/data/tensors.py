@@ -20,7 +20,6 @@ from ganaug.data.names import count
 from ganaug.data.parallel import chunked_map
 from ganaug.errors import DataError
 
-
 _FILES = 16
 """Files whose images travel from a worker at a time; of a volume they may be all its slices."""
 

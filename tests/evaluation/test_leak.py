@@ -10,7 +10,7 @@ from ganaug.evaluation.leak import refuse_leak
 
 
 def item(path: str, group: str, sha256: str) -> Item:
-    return Item(path=path, label=0, group=group, sha256=sha256, height=8, width=8, channels=1, dtype="uint8")
+    return Item(path=path, label=0, group=group, sha256=sha256, shape=(8, 8), channels=1, dtype="uint8")
 
 
 TRAIN = Manifest(Path("train"), ("a", "b"), (item("a/1.png", "patient 1", "11" * 32), item("a/2.png", "", "22" * 32)))

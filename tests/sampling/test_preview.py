@@ -62,7 +62,7 @@ def test_real_images_stand_to_the_left_of_synthetic_ones(gan: Sampler, shapes: P
     for row, name in enumerate(gan.classes):
         for column in range(3):
             real = _cell(picture, row, column, rows=3, columns=6, gap=gap)
-            assert np.array_equal(real, read(shapes / name / f"{column:03d}.png")[..., 0])
+            assert np.array_equal(real, read(shapes / name / f"{column:03d}.png").pixels[..., 0])
             synthetic = _cell(picture, row, 3 + column, rows=3, columns=6)
             assert np.abs(synthetic.astype(int) - _shown(gan, row, column)).max() <= 1
 
@@ -135,5 +135,5 @@ def test_color_and_extreme_values_are_drawn_as_they_are(tmp_path: Path) -> None:
     image = np.zeros((1, 3, 64, 64), dtype=np.float32)
     image[0, 0], image[0, 1], image[0, 2] = 5, -1, -7
     save_picture(picture_grid([image]), tmp_path / "new" / "picture.png")
-    pixels = read(tmp_path / "new" / "picture.png")
+    pixels = read(tmp_path / "new" / "picture.png").pixels
     assert pixels[GAP + 5, -GAP - 5].tolist() == [255, 0, 0]
