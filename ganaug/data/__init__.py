@@ -3,7 +3,7 @@
 from ganaug.data.geometry import Geometry
 from ganaug.data.grid import Grid, choose_grid, choose_size, resize_image, to_grid
 from ganaug.data.inspect import format_report, inspect_manifest
-from ganaug.data.intensity import IntensityMap, choose_map
+from ganaug.data.intensity import IntensityMap
 from ganaug.data.manifest import (
     Item,
     Manifest,
@@ -14,6 +14,7 @@ from ganaug.data.manifest import (
     resolve_channels,
 )
 from ganaug.data.reading import scan
+from ganaug.data.scales import choose_map
 from ganaug.data.split import split_by_group, split_three
 from ganaug.data.tensors import load_images, load_tensor, read_item
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ganaug.data.geometry import cut
-from ganaug.data.intensity import file_knots
 from ganaug.data.layouts import Entry
 from ganaug.data.readers import DTYPES, Decoded, decode, read_bytes
+from ganaug.data.scales import file_knots
 from ganaug.errors import DataError
 
 VERSION = 1

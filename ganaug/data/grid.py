@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ganaug.data.intensity import common_dtype
 from ganaug.data.manifest import Item, Manifest
 from ganaug.data.names import count, few
 from ganaug.data.readers import DTYPES
 from ganaug.data.resample import resize_image, resize_volume
+from ganaug.data.scales import common_dtype
 from ganaug.errors import ConfigError, DataError
 
 RESIZE_MODES = ("stretch", "crop", "spacing")

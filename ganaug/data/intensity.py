@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ganaug.data.readers import DTYPES
-from ganaug.errors import ConfigError, DataError, ModelFileError
+from ganaug.errors import ConfigError, ModelFileError
 
 KINDS = ("uint8", "window", "percentiles", "per-file")
 
@@ -20,13 +20,7 @@ KINDS = ("uint8", "window", "percentiles", "per-file")
 TAIL = 1 / 64
 """Length, in units of [-1, 1], of the part at either end that holds what lies beyond the window."""
 
-SCALES_DIFFER = 4.0
-"""Files whose windows differ in width by more than this factor (95th over 5th percentile) have no common scale."""
-
 _LINEAR = ("uint8", "window")
-_PER_MILLE = (1, 999)
-_SPREAD = (5, 95)
-_BLOCK = 2**20
 
 Knots = tuple[float, float, float, float]
 """Smallest stored value, low and high end of the window, largest stored value."""
@@ -162,7 +156,7 @@ class IntensityMap:
         """
         if self.kind != "per-file":
             return self
-        minimum, low, high, maximum = _usable(knots, self.dtype)
+        minimum, low, high, maximum = usable_knots(knots, self.dtype)
         return replace(self, minimum=minimum, low=low, high=high, maximum=maximum)
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,128 +179,7 @@ class IntensityMap:
             raise ModelFileError(f"The stored intensity map is damaged: {problem} Train again.") from None
 
 
-def file_knots(pixels: np.ndarray) -> Knots:
-    """Return a file's minimum, 0.1 percentile, 99.9 percentile and maximum; all four are values that it holds.
-
-    Args:
-        pixels: any shape, at least one value, one of the stored types.
-    """
-    ranks = [1, *(-(-pixels.size * share // 1000) for share in _PER_MILLE), pixels.size]
-    flat = pixels.ravel(order="K")
-    # A histogram beats sorting where it is small beside the image, and is blind to how the values lie.
-    if pixels.dtype == np.uint8 or (pixels.dtype.itemsize == 2 and pixels.size > 2**18):
-        limits = np.iinfo(pixels.dtype)
-        levels = int(limits.max) - int(limits.min) + 1
-        counts = np.zeros(levels, dtype=np.int64)
-        for start in range(0, flat.size, _BLOCK):  # bincount turns all it is given into 64 bit
-            block = flat[start : start + _BLOCK]
-            counts += np.bincount(block if limits.min == 0 else block.astype(np.int64) - limits.min, minlength=levels)
-        values = np.searchsorted(np.cumsum(counts), ranks) + int(limits.min)
-    else:
-        places = [rank - 1 for rank in ranks]
-        values = np.partition(flat, places)[places]
-    minimum, low, high, maximum = values.tolist()
-    return float(minimum), float(low), float(high), float(maximum)
-
-
-def common_dtype(dtypes: Iterable[str]) -> str:
-    """Return the stored type that holds the values of all these stored types (float32 beside any float32)."""
-    names = set(dtypes)
-    return "float32" if "float32" in names else np.result_type(*sorted(names)).name
-
-
-def choose_map(
-    setting: str,
-    knots: np.ndarray,
-    dtypes: Iterable[str],
-    *,
-    dims: int,
-    window: tuple[float, float] | None = None,
-) -> tuple[IntensityMap, str]:
-    """Choose the map for a training set, and say in a sentence why.
-
-    ``auto`` takes ``uint8`` for 8-bit images; otherwise ``percentiles``, or ``per-file`` where stored types are mixed
-    or the files have no common scale (`SCALES_DIFFER`). 8-bit volumes are ``uint8`` unless their scales differ.
-
-    Args:
-        setting: one of `KINDS`, or ``auto``.
-        knots: N×4, the `file_knots` of each file.
-        dtypes: stored type of each file.
-        dims: 2 for images, 3 for volumes.
-        window: low and high, with setting ``window`` only.
-
-    Raises:
-        ConfigError: the setting does not exist or does not fit the files.
-        DataError: there is no file.
-    """
-    names = sorted(set(dtypes))
-    knots = np.asarray(knots, dtype=np.float64).reshape(-1, 4)
-    if not names or not len(knots):
-        raise DataError("An intensity map cannot be chosen without images; at least one was wanted. Add images.")
-    if setting not in ("auto", *KINDS):
-        raise ConfigError(f"intensity = {setting!r} was given; one of auto, {', '.join(KINDS)} was wanted.")
-    if (window is not None) != (setting == "window"):
-        raise ConfigError(
-            f"intensity = {setting!r} and window = {window!r} were given; intensity 'window' must have a window, such "
-            "as [-1000, 400], and no other may."
-        )
-    dtype = common_dtype(names)
-    if setting == "auto":
-        setting, why = _choose_kind(knots, names, dims)
-    else:
-        why = "as asked for"
-    if setting == "uint8":
-        if names != ["uint8"]:
-            raise ConfigError(
-                f"intensity = 'uint8' was given, but files are stored as {', '.join(names)}; 8-bit files were wanted. "
-                "Use auto, percentiles, per-file, or a window of stored values."
-            )
-        return IntensityMap("uint8", 0, 255, dtype), f"{why}."
-    if window is not None:
-        _require_overlap(window, knots)
-        return IntensityMap("window", *window, dtype), f"{why}; values outside {_span(window)} are clipped."
-    fitted = _fitted(setting, knots, dtype)
-    minimum, low, high, maximum = fitted.knots
-    if setting == "per-file":
-        why += f"; synthetic images are written with the median one, {_span((low, high))}"
-    elif minimum < low or high < maximum:
-        why += f"; what lies beyond it, from {minimum:g} up to {maximum:g}, is kept in the ends of the scale"
-    return fitted, f"{why}."
-
-
-def _choose_kind(knots: np.ndarray, names: list[str], dims: int) -> tuple[str, str]:
-    if len(names) > 1:
-        listed = f"{', '.join(names[:-1])} and {names[-1]}"
-        return "per-file", f"files are stored as {listed}, so each file gets its own window"
-    if names == ["uint8"] and dims == 2:
-        return "uint8", "all images are 8 bit, so 0 to 255 becomes -1 to 1"
-    windows = knots[knots[:, 1] < knots[:, 2], 1:3]
-    widths = windows[:, 1] - windows[:, 0]
-    if len(widths):
-        narrow, wide = np.percentile(widths, _SPREAD)
-        if wide > SCALES_DIFFER * narrow:
-            least, most = _span(windows[np.argmin(widths)]), _span(windows[np.argmax(widths)])
-            return "per-file", f"files run from {least} to {most}, so each file gets its own window"
-    if names == ["uint8"]:
-        return "uint8", "all volumes are 8 bit and of one scale, so 0 to 255 becomes -1 to 1"
-    low, high = _fitted("percentiles", knots, names[0]).knots[1:3]
-    return "percentiles", f"one window for all files, {_span((low, high))}"
-
-
-def _fitted(kind: str, knots: np.ndarray, dtype: str) -> IntensityMap:
-    if kind == "per-file":
-        chosen = np.median(knots, axis=0)
-    else:
-        minimum, maximum = knots[:, 0].min(), knots[:, 3].max()
-        low, high = np.percentile(knots[:, 1], _SPREAD[0]), np.percentile(knots[:, 2], _SPREAD[1])
-        chosen = np.array([minimum, low, high, maximum])
-    if dtype != "float32":
-        chosen = np.rint(chosen)
-    minimum, low, high, maximum = _usable(chosen, dtype)
-    return IntensityMap(kind, low, high, dtype, minimum, maximum)
-
-
-def _usable(knots: np.ndarray | Sequence[float], dtype: str) -> Knots:
+def usable_knots(knots: np.ndarray | Sequence[float], dtype: str) -> Knots:
     """Return knots whose window is not empty: the whole range where the percentiles meet, and more if need be."""
     minimum, low, high, maximum = (float(value) for value in knots)
     if low >= high:
@@ -315,19 +188,6 @@ def _usable(knots: np.ndarray | Sequence[float], dtype: str) -> Knots:
         step = max(1.0, abs(low) / 1024) if dtype == "float32" else 1.0
         low, high = (low, low + step) if low + step <= _limits(dtype)[1] else (low - step, low)
     return min(minimum, low), low, high, max(maximum, high)
-
-
-def _require_overlap(window: tuple[float, float], knots: np.ndarray) -> None:
-    lowest, highest = float(knots[:, 0].min()), float(knots[:, 3].max())
-    if window[1] <= lowest or highest <= window[0]:
-        raise ConfigError(
-            f"The window {_span(window)} was given, but the files' values run from {lowest:g} to {highest:g}; a window "
-            "that holds some of them was wanted, in stored units (Hounsfield units for CT)."
-        )
-
-
-def _span(ends: Sequence[float] | np.ndarray) -> str:
-    return f"{ends[0]:g}–{ends[1]:g}"
 
 
 def _limits(dtype: str) -> tuple[float, float]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from ganaug.data.intensity import SCALES_DIFFER, choose_map
 from ganaug.data.manifest import Item
 from ganaug.data.names import count, printable
 from ganaug.data.problems import Problem, problem
+from ganaug.data.scales import SCALES_DIFFER, choose_map
 
 LISTED = 4
 """Values that a message lists, the most frequent ones."""

@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from ganaug.data.cache import JoinedSeries, Memory, TensorWriter, cache_folder, write_rows
-from ganaug.data.examine import Examined, Examiner, Facts
+from ganaug.data.ahead import Ahead, Found, GridOf, examine_all
+from ganaug.data.examine import Examiner, Facts
 from ganaug.data.geometry import PLANES
-from ganaug.data.grid import Grid, to_grid
 from ganaug.data.layouts import Entry, Listing, layouts
-from ganaug.data.manifest import MAX_UNREADABLE, TRAINED, Item, Manifest, require_readable
+from ganaug.data.manifest import MAX_UNREADABLE, Item, Manifest, require_readable
+from ganaug.data.memory import JoinedSeries, Memory
 from ganaug.data.names import count, few
-from ganaug.data.parallel import CHUNK, chunked_map
 from ganaug.data.series import join_series, leftovers, may_be_dicom
-from ganaug.data.tensors import key_of
-from ganaug.errors import ConfigError, DataError, GanaugError
-
-SAMPLED = 32
-"""Entries that are looked at first, to guess the training grid and write its tensor in the same pass."""
-
-_HELD_BYTES = 16 << 20
-"""Images that a worker holds before it writes them."""
-_SLICED_CHUNK = 8
-"""Volumes to be cut that a worker is given at a time: each gives hundreds of images."""
-
-GridOf = Callable[[Manifest], Grid]
+from ganaug.errors import ConfigError, DataError
 
 
 def scan(
@@ -83,26 +69,27 @@ def scan(
     entries, beside = _joined(root, _grouped(listing.entries, group_regex), show_progress)
     listing = replace(listing, ignored=tuple(sorted((*listing.ignored, *beside))))
     memory = Memory(root, entries, slices=slices, detail=detail)
-    found: list[list[Facts] | str] = [memory.recall(entry) or "" for entry in entries]
+    found: list[Found] = [memory.recall(entry) or "" for entry in entries]
     missing = [index for index, facts in enumerate(found) if not facts]
-    writer = None
+    manifest_of = partial(_manifest, root, listing)
+    ahead = None
     if missing:
-        work = _Pass(Examiner(root, slices, detail), listing.classes)
-        fresh = [entries[index] for index in missing]
+        examiner, fresh = Examiner(root, slices, detail), [entries[index] for index in missing]
         # A tensor is only worth writing if all of its images are decoded anyway.
-        writer = work.writer(fresh, grid_of) if grid_of and len(missing) == len(entries) else None
-        for index, facts in zip(missing, work.run(fresh, writer, show_progress), strict=True):
+        if grid_of is not None and len(missing) == len(entries):
+            ahead = Ahead.guess(examiner, fresh, manifest_of, grid_of)
+        for index, facts in zip(missing, examine_all(examiner, fresh, ahead, show_progress=show_progress), strict=True):
             found[index] = facts
             memory.add(entries[index], facts)
-        if writer is not None:
-            writer.flush()
+        if ahead is not None:
+            ahead.flush()
         for index in set(range(len(entries))).difference(missing):
             memory.add(entries[index], found[index])
         memory.write()
     with _no_garbage():
-        manifest = _manifest(root, listing, entries, found)
-    if writer is not None:
-        writer.finish(manifest)
+        manifest = manifest_of(entries, found)
+    if ahead is not None:
+        ahead.finish(manifest)
     require_readable(manifest, max_unreadable)
     return manifest
 
@@ -137,7 +124,7 @@ def _joined(root: Path, entries: tuple[Entry, ...], show_progress: bool) -> tupl
     return tuple(entry for entry in joined if entry.path not in left), beside
 
 
-def _manifest(root: Path, listing: Listing, entries: Sequence[Entry], found: Sequence[list[Facts] | str]) -> Manifest:
+def _manifest(root: Path, listing: Listing, entries: Sequence[Entry], found: Sequence[Found]) -> Manifest:
     """Put entries and facts together."""
     labels = {name: index for index, name in enumerate(listing.classes)}
     patients = {facts.patient for several in found if not isinstance(several, str) for facts in several} - {""}
@@ -180,155 +167,6 @@ def _item(entry: Entry, facts: Facts, label: int, trusted: bool) -> Item:
         hints=facts.hints,
         phash=facts.phash,
     )
-
-
-@dataclass(frozen=True)
-class _Examine:
-    """Examines a part of the entries in a worker, and writes their images on the grid where there is one."""
-
-    examiner: Examiner
-    grid: Grid | None = None
-    file: Path | None = None
-    """The tensor's file, if the rows of the images are known; otherwise the images come back."""
-
-    def __call__(self, numbered: Sequence[tuple[int, Entry]]) -> _Part:
-        facts: list[list[Facts] | str] = []
-        images: list[np.ndarray] = []
-        first = next((row for row, entry in numbered if entry.split in TRAINED), 0)
-        written = 0
-        try:
-            for _, entry in numbered:
-                examined: Examined = self.examiner(entry)
-                if isinstance(examined, str):
-                    facts.append(examined)
-                    continue
-                facts.append(examined[0])
-                if self.grid is not None and entry.split in TRAINED:
-                    images += _on_grid(*examined, self.grid)
-                    if self.file is not None and images and len(images) * images[0].nbytes > _HELD_BYTES:
-                        write_rows(self.file, first + written, np.stack(images))
-                        written, images = written + len(images), []
-            if images and self.file is not None:
-                write_rows(self.file, first + written, np.stack(images))
-                written, images = written + len(images), []
-        except OSError:
-            facts += [self._facts(entry) for _, entry in numbered[len(facts) :]]
-            return _Part(facts, failed=True)
-        return _Part(facts, np.stack(images) if images else None, first, written)
-
-    def _facts(self, entry: Entry) -> list[Facts] | str:
-        examined = self.examiner(entry)
-        return examined if isinstance(examined, str) else examined[0]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What comes back of a part of the entries."""
-
-    facts: list[list[Facts] | str]
-    images: np.ndarray | None = None
-    row: int = 0
-    count: int = 0
-    failed: bool = False
-
-
-def _on_grid(facts: list[Facts], pixels: list[np.ndarray], grid: Grid) -> list[np.ndarray]:
-    try:
-        return [to_grid(image, grid, spacing=fact.spacing) for fact, image in zip(facts, pixels, strict=True)]
-    except GanaugError:
-        # It does not fit the guess, so the guess was wrong and the tensor will not be used.
-        return []
-
-
-class _Writer:
-    """A tensor that is written ahead of the decision which grid it should have."""
-
-    def __init__(self, folder: Path, grid: Grid, grid_of: GridOf) -> None:
-        self.grid, self.grid_of = grid, grid_of
-        self._tensor: TensorWriter | None = TensorWriter(folder, grid)
-
-    @property
-    def file(self) -> Path | None:
-        """The file that workers write to."""
-        return self._tensor.file if self._tensor else None
-
-    def take(self, part: _Part) -> None:
-        """Add the images of a part, or take note that they are written."""
-        if self._tensor is None:
-            return
-        try:
-            if part.images is not None:
-                self._tensor.append(part.images)
-            elif part.count:
-                self._tensor.wrote(part.row, part.count)
-        except OSError:
-            self.give_up()
-        if part.failed:
-            self.give_up()
-
-    def flush(self) -> None:
-        """All is written: let it go to the disk meanwhile."""
-        if self._tensor is not None:
-            self._tensor.flush()
-
-    def finish(self, manifest: Manifest) -> None:
-        """Keep the tensor if it is the one that will be asked for."""
-        if self._tensor is None:
-            return
-        trained = manifest.training_part()
-        try:
-            if self._tensor.count == len(trained) and self.grid_of(trained) == self.grid:
-                self._tensor.commit(key_of(trained.items, self.grid))
-        except (GanaugError, OSError):
-            pass  # it is only an advance; what is wrong is said when the tensor is really asked for
-        self.give_up()
-
-    def give_up(self) -> None:
-        if self._tensor is not None:
-            self._tensor.discard()
-        self._tensor = None
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """One pass over the entries that are not known yet."""
-
-    examiner: Examiner
-    classes: tuple[str, ...]
-
-    def writer(self, entries: Sequence[Entry], grid_of: GridOf) -> _Writer | None:
-        folder = cache_folder()
-        trained = [entry for entry in entries if entry.split in TRAINED]
-        if folder is None or not trained:
-            return None
-        sample = trained[:: max(1, len(trained) // SAMPLED)]
-        found = _Examine(self.examiner)([(0, entry) for entry in sample]).facts
-        guess = _manifest(self.examiner.root, Listing(self.classes, tuple(sample), ()), sample, found)
-        try:
-            return _Writer(folder, grid_of(guess), grid_of)
-        except (GanaugError, OSError):
-            return None
-
-    def run(self, entries: Sequence[Entry], writer: _Writer | None, show_progress: bool) -> Iterator[list[Facts] | str]:
-        """Yield the facts of each entry, or why there are none, while the workers go on."""
-        examine = _Examine(self.examiner)
-        if writer is not None:
-            # How many slices a volume has is not known before it is read; anything else has its row.
-            examine = _Examine(self.examiner, writer.grid, None if self.examiner.slices else writer.file)
-        chunk = _SLICED_CHUNK if self.examiner.slices else CHUNK
-        rows = accumulate((entry.split in TRAINED for entry in entries), initial=0)
-        numbered = list(zip(rows, entries, strict=False))
-        try:
-            for part in chunked_map(
-                examine, numbered, label="reading", unit="files", show_progress=show_progress, chunk=chunk
-            ):
-                if writer is not None:
-                    writer.take(part)
-                yield from part.facts
-        except BaseException:
-            if writer is not None:
-                writer.give_up()
-            raise
 
 
 def _listing(shown: Path, root: Path) -> Listing:

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from ganaug.data.grid import Grid
-from ganaug.data.intensity import common_dtype
 from ganaug.data.manifest import Manifest
 from ganaug.data.pictures import picture_grid
+from ganaug.data.scales import common_dtype
 from ganaug.data.tensors import load_images
 from ganaug.errors import ConfigError, ModelFileError
 from ganaug.models.latents import latents_for

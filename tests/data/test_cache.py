@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import ganaug.data.reading as reading
+import ganaug.data.ahead as ahead
 from ganaug.data import cache
 from ganaug.data.cache import TensorWriter, cache_folder, open_tensor, prune
 from ganaug.data.grid import Grid
@@ -71,8 +71,8 @@ def test_a_changed_file_is_read_anew_and_no_other(
     save(changed, pixels(99))
     os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))  # as careful copies do; the inode's time tells
     seen: list[str] = []
-    real = reading.Examiner.__call__
-    monkeypatch.setattr(reading.Examiner, "__call__", lambda self, entry: seen.append(entry.path) or real(self, entry))
+    real = ahead.Examiner.__call__
+    monkeypatch.setattr(ahead.Examiner, "__call__", lambda self, entry: seen.append(entry.path) or real(self, entry))
     second = scan(data)
     assert seen == ["a/001.png"]
     assert [a == b for a, b in zip(first.items, second.items, strict=True)] == [True, False, True, True, True]
@@ -254,7 +254,7 @@ def test_unreadable_files_leave_no_gaps_in_the_tensor(own_cache: Path, tmp_path:
 def test_large_images_are_written_a_few_at_a_time(
     own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
 ) -> None:
-    monkeypatch.setattr(reading, "_HELD_BYTES", held)
+    monkeypatch.setattr(ahead, "_HELD_BYTES", held)
     manifest = scan(make_folder(tmp_path / "data", {"a": 60, "b": 40}), grid_of=lambda _: GRID)
     np.testing.assert_array_equal(load_tensor(manifest, GRID), load_images(manifest, GRID))
 
@@ -267,7 +267,7 @@ def test_a_disk_that_fills_up_during_the_scan_loses_no_facts(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(reading, "write_rows", full)
+    monkeypatch.setattr(ahead, "write_rows", full)
     manifest = scan(data, grid_of=lambda _: GRID)
     assert list((own_cache / "tensors").iterdir()) == []
     monkeypatch.setenv("GANAUG_CACHE", "off")

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganaug.data.intensity import TAIL, IntensityMap, choose_map, file_knots
+from ganaug.data.intensity import TAIL, IntensityMap
+from ganaug.data.scales import choose_map, file_knots
 from ganaug.errors import ConfigError, DataError, ModelFileError
 
 LIMITS = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 32767)}
