@@ -43,7 +43,7 @@ class FitConfig:
     largest_volume: int = 32
     """Longest side, in voxels, that is chosen for volumes when `size` is None."""
     channels: int | None = None
-    """1 for grey, 3 for color, up to 64; None takes it from the folder, where all files must agree."""
+    """1 for gray, 3 for color, up to 64; None takes it from the folder, where all files must agree."""
     slices: str | None = None
     """Cut volumes into a set of images along this plane: 'axial', 'coronal' or 'sagittal'; None keeps volumes."""
     resize: str = "auto"

@@ -42,7 +42,7 @@ ARMS_SHOWN = ("as-is", "classical", "synthetic", "synthetic-batch")
 
 
 def write_digits(train: Path, test: Path, *, seed: int = 0) -> None:
-    """Write the digits as two labelled folders of 8×8 grey PNG files; the test part is split off before the cut.
+    """Write the digits as two labelled folders of 8×8 gray PNG files; the test part is split off before the cut.
 
     Pen strokes are 0 to 16 in the original (UCI Optical Recognition of Handwritten Digits, CC BY 4.0), 0 to 255 here.
     """

@@ -28,7 +28,7 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 16×16 grey images: 12 crosses, 8 disks, 4 rings. Do not write to it."""
+    """A folder of 16×16 gray images: 12 crosses, 8 disks, 4 rings. Do not write to it."""
     return write_shapes(tmp_path_factory.mktemp("shapes") / "data", {"cross": 12, "disk": 8, "ring": 4})
 
 

@@ -114,7 +114,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         write_shapes(data, {"disk": 5, "ring": 5})
         for path in (data / "disk").iterdir():
             path.write_bytes(b"\x89PNG\r\n\x1a\n")
-    elif kind == "grey and color":
+    elif kind == "gray and color":
         write_shapes(data, {"disk": 5})
         write_shapes(tmp_path / "other", {"ring": 5}, channels=3)
         (tmp_path / "other" / "ring").rename(data / "ring")
@@ -129,7 +129,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
         ("one class", "At least two classes"),
         ("one image", "ring (1 image)"),
         ("many unreadable", "5 of 10"),
-        ("grey and color", "--channels"),
+        ("gray and color", "--channels"),
     ],
 )
 def test_bad_data_is_said_with_exit_code_3_and_nothing_is_written(tmp_path: Path, kind: str, wanted: str) -> None:

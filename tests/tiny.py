@@ -47,7 +47,7 @@ def shape_image(kind: str, rng: np.random.Generator, *, side: int = 16) -> np.nd
 def write_shapes(
     root: Path, counts: Mapping[str, int], *, side: int = 16, channels: int = 1, dtype: str = "uint8", seed: int = 0
 ) -> Path:
-    """Write ``ROOT/<kind>/<number>.png`` for each kind of `counts`, 8 or 16 bit, grey or RGB; return `root`."""
+    """Write ``ROOT/<kind>/<number>.png`` for each kind of `counts`, 8 or 16 bit, gray or RGB; return `root`."""
     rng = np.random.default_rng(seed)
     for kind, count in counts.items():
         (root / kind).mkdir(parents=True)

@@ -184,7 +184,7 @@ def usable_knots(knots: np.ndarray | Sequence[float], dtype: str) -> Knots:
     minimum, low, high, maximum = (float(value) for value in knots)
     if low >= high:
         low, high = minimum, maximum
-    if low >= high:  # a single grey level: any window that holds it will do
+    if low >= high:  # a single gray level: any window that holds it will do
         step = max(1.0, abs(low) / 1024) if dtype == "float32" else 1.0
         low, high = (low, low + step) if low + step <= _limits(dtype)[1] else (low - step, low)
     return min(minimum, low), low, high, max(maximum, high)

@@ -21,7 +21,7 @@ class SyntheticMix(nn.Module):
     Each item is replaced with probability `p`. Images are B×C×H×W, uint8, or float in [0, 1] (0 and 1 are
     the ends of the bank's stored range, as ``to_tensor`` has it for uint8), or float after
     ``Normalize(mean, std)`` if `normalize` is that (mean, std). Labels are B integers, or B×`num_classes`
-    one-hot. A grey bank also serves RGB batches. Both may be on any device; they are not changed, new
+    one-hot. A gray bank also serves RGB batches. Both may be on any device; they are not changed, new
     tensors come back. Put it before CutMix or MixUp, or use it as ``collate_fn=lambda items:
     mix(default_collate(items))``.
 
@@ -137,7 +137,7 @@ class SyntheticMix(nn.Module):
             )
 
     def _channels(self) -> tuple[int, ...]:
-        """Return the numbers of channels that fit: a grey bank also serves RGB batches."""
+        """Return the numbers of channels that fit: a gray bank also serves RGB batches."""
         return (1, 3) if self.bank.shape[0] == 1 else (self.bank.shape[0],)
 
     def _worth_a_look(self, tensor: Tensor) -> bool:

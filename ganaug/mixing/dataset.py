@@ -27,7 +27,7 @@ class SyntheticMixDataset(Dataset[Any]):
     ``set_epoch`` before iterating; persistent DataLoader workers see it. Item i of an epoch is the same for
     any number of workers, apart from randomness in your own transform.
 
-    `transform` is applied to synthetic images: a PIL image where PIL has a form for them (uint8, grey or
+    `transform` is applied to synthetic images: a PIL image where PIL has a form for them (uint8, gray or
     RGB), else an H×W×C array. Without it, the ``transform`` of a torchvision-like data set is used; without
     that either, the form of the real items is imitated (see `ImageForm`).
 

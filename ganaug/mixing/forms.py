@@ -24,7 +24,7 @@ class ImageForm:
     With a transform (given, or found as the ``transform`` of a torchvision data set) the result is whatever
     it makes of a PIL image; bank images that PIL has no form for (not uint8, or neither 1 nor 3 channels)
     reach a given transform as an H×W×C array. Without one, the real items must be PIL images, or arrays or
-    tensors in the bank's own integer dtype, and are imitated. Grey bank images become RGB where the real
+    tensors in the bank's own integer dtype, and are imitated. Gray bank images become RGB where the real
     items have three channels.
 
     Raises:

@@ -41,7 +41,7 @@ class ModelHeader:
     size: tuple[int, ...]
     """Height and width in pixels, or depth, height and width in voxels."""
     channels: int
-    """1 for grey, 3 for color, up to 64."""
+    """1 for gray, 3 for color, up to 64."""
     intensity: IntensityMap
     """How [-1, 1] goes back to the values of the user's files."""
     settings: dict[str, Any]

@@ -63,7 +63,7 @@ def forge(path: Path, *, size: int | None = None, crc: int | None = None, name: 
 
 
 ARRAYS = {
-    "grey": np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
+    "gray": np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
     "big endian": np.arange(24, dtype=">i2").reshape(2, 3, 4),
     "fortran": np.asfortranarray(np.arange(24.0).reshape(2, 3, 4)),
     "names": np.array(["a", "bc"]),

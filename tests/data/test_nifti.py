@@ -146,7 +146,7 @@ def test_color_voxels_become_three_channels(names: str) -> None:
     refused(nib.Nifti1Image(np.repeat(colors.view(kind), 2, axis=3), AFFINE).to_bytes(), "series of 2 color volumes")
 
 
-def test_values_that_are_no_grey_levels_are_refused() -> None:
+def test_values_that_are_no_gray_levels_are_refused() -> None:
     refused(nib.Nifti1Image(np.ones((4, 5, 6), np.complex64), AFFINE).to_bytes(), "complex64 .* magnitude")
     refused(edited(volume(values(4, 5, 6)), "<h", DATATYPE, 1), "not supported")
     refused(edited(volume(values(4, 5, 6)), "<h", DATATYPE, 999), "data code 999")

@@ -229,11 +229,11 @@ def test_every_type_becomes_one_of_the_stored_ones(given: str, values: list[floa
     [
         (np.array([1, np.nan, np.inf, 4], np.float32), "2 of 4 values are not finite"),
         (np.array([1, 1e300]), "1 of 2 values are not finite"),
-        (np.array([1j]), "no grey values"),
-        (np.array(["a"]), "no grey values"),
+        (np.array([1j]), "no gray values"),
+        (np.array(["a"]), "no gray values"),
     ],
 )
-def test_values_that_are_no_grey_levels_are_data_errors(values: np.ndarray, problem: str) -> None:
+def test_values_that_are_no_gray_levels_are_data_errors(values: np.ndarray, problem: str) -> None:
     with pytest.raises(DataError, match=rf"^a: .*{problem}"):
         as_stored(values, Path("a"))
 
@@ -255,7 +255,7 @@ def test_lossless_files_give_their_pixels(tmp_path: Path, suffix: str, channels:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_16_bit_grey_keeps_its_depth(tmp_path: Path, suffix: str) -> None:
+def test_16_bit_gray_keeps_its_depth(tmp_path: Path, suffix: str) -> None:
     array = pixels(0, dtype="uint16")
     found = read(save(tmp_path / f"a{suffix}", array))
     assert found.pixels.dtype == np.uint16
@@ -271,7 +271,7 @@ def test_lossy_files_are_close(tmp_path: Path, suffix: str, channels: int) -> No
     if channels == 3:
         array = np.repeat(array[..., None], 3, axis=2)
     found = read(save(tmp_path / f"a{suffix}", array)).pixels
-    wanted = 3 if suffix == ".webp" else channels  # WebP knows no grey
+    wanted = 3 if suffix == ".webp" else channels  # WebP knows no gray
     assert found.shape == (32, 32, wanted)
     assert np.abs(found.astype(int) - ramp[:, None, None]).max() < 12
 
@@ -289,7 +289,7 @@ def test_lossy_files_are_close(tmp_path: Path, suffix: str, channels: int) -> No
         ("YCbCr", ".tif", 3),
     ],
 )
-def test_every_mode_becomes_grey_or_rgb(tmp_path: Path, mode: str, suffix: str, channels: int) -> None:
+def test_every_mode_becomes_gray_or_rgb(tmp_path: Path, mode: str, suffix: str, channels: int) -> None:
     color = Image.fromarray(np.full((8, 6, 3), (200, 40, 90), np.uint8))
     path = tmp_path / f"a{suffix}"
     color.convert(mode).save(path)
@@ -387,7 +387,7 @@ def tiff(array: np.ndarray, **options: object) -> Decoded:
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"compression": "deflate"}, {"bigtiff": True}], ids=str)
-def test_deep_grey_keeps_its_values_and_type(stored: str, wanted: str, options: dict[str, object]) -> None:
+def test_deep_gray_keeps_its_values_and_type(stored: str, wanted: str, options: dict[str, object]) -> None:
     rng = np.random.default_rng(0)
     array = (
         rng.normal(size=(12, 10)).astype(stored)
@@ -441,7 +441,7 @@ def test_what_pillow_would_garble_is_refused_with_advice(array: np.ndarray, opti
 
 
 def test_what_pillow_cannot_read_is_refused_with_advice() -> None:
-    with pytest.raises(DataError, match="save it as 8 or 16 bit grey"):
+    with pytest.raises(DataError, match="save it as 8 or 16 bit gray"):
         tiff(np.ones((4, 4)))  # float64
 
 
@@ -527,7 +527,7 @@ def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path, suffix: str
         decode(bytes(data), tmp_path / f"a{suffix}")
 
 
-def test_a_jpeg_that_claims_more_than_it_can_hold_is_not_filled_up_with_grey(tmp_path: Path) -> None:
+def test_a_jpeg_that_claims_more_than_it_can_hold_is_not_filled_up_with_gray(tmp_path: Path) -> None:
     data = bytearray(save(tmp_path / "a.jpg", pixels(0)).read_bytes())
     struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, 8_000, 8_000)
     with pytest.raises(DataError, match="cut off or blank"):

@@ -97,7 +97,7 @@ def test_uint8_batches_get_the_stored_values(bank: SyntheticBank) -> None:
     assert torch.equal(mixed[:, 0, 0, 0].long(), 10 * labels)
 
 
-def test_a_grey_bank_serves_rgb_batches(bank: SyntheticBank) -> None:
+def test_a_gray_bank_serves_rgb_batches(bank: SyntheticBank) -> None:
     images, labels = batch()
     mixed, new_labels = SyntheticMix(bank, p=1, seed=0)(images.expand(-1, 3, -1, -1), labels)
     assert mixed.shape == (64, 3, 4, 6)

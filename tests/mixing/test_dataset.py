@@ -55,7 +55,7 @@ def stored(image: Any) -> np.ndarray:
 
 
 FORMS: dict[str, Callable[[np.ndarray], Any]] = {
-    "PIL grey": Image.fromarray,
+    "PIL gray": Image.fromarray,
     "PIL RGB": lambda x: Image.fromarray(x).convert("RGB"),
     "array HW": lambda x: x,
     "array HWC": lambda x: x[..., None],

@@ -30,7 +30,7 @@ def _cell(picture: Image.Image, row: int, column: int, *, rows: int, columns: in
     pixels = np.asarray(picture)[bottom - side : bottom, right - side : right]
     small = pixels[::SCALE, ::SCALE]
     assert np.array_equal(small.repeat(SCALE, 0).repeat(SCALE, 1), pixels), "a cell holds one enlarged image"
-    assert (small == small[..., :1]).all(), "grey stays grey"
+    assert (small == small[..., :1]).all(), "gray stays gray"
     return small[..., 0]
 
 

@@ -344,8 +344,8 @@ def test_a_wrong_setting_leaves_no_folder(shapes: Path, tmp_path: Path, settings
 
 
 def test_sixteen_bit_color_and_odd_sizes_train(tmp_path: Path) -> None:
-    grey = write_shapes(tmp_path / "grey", {"disk": 3, "ring": 3}, side=11, dtype="uint16")
-    run = fit(grey, tmp_path / "a", **{**SHORT, "kimg": 0.016, "size": None, "stem": 2})
+    gray = write_shapes(tmp_path / "gray", {"disk": 3, "ring": 3}, side=11, dtype="uint16")
+    run = fit(gray, tmp_path / "a", **{**SHORT, "kimg": 0.016, "size": None, "stem": 2})
     header = load_model(run.model_path)[1]
     assert (header.size, header.channels, header.intensity.dtype) == ((11, 11), 1, "uint16")
     color = write_shapes(tmp_path / "color", {"disk": 3, "ring": 3}, side=10, channels=3)

@@ -214,7 +214,7 @@ def _converted(pixels: np.ndarray, path: Path) -> np.ndarray:
         wanted = "float32"
     else:
         raise DataError(
-            f"{path}: values of type {pixels.dtype} are no grey values; save the image as integers or as real "
+            f"{path}: values of type {pixels.dtype} are no gray values; save the image as integers or as real "
             "floating point numbers"
         )
     with np.errstate(over="ignore"):  # what leaves the range of float32 becomes infinite, and is counted as such

@@ -148,7 +148,7 @@ def _stored_type(header: Any, path: Path) -> tuple[np.dtype, int]:
         return np.dtype(np.uint8), _COLORS[dtype.names]
     if dtype.kind not in "iuf":
         raise DataError(
-            f"{path}: values of type {dtype.name} are no grey values; save the magnitude, or another real part"
+            f"{path}: values of type {dtype.name} are no gray values; save the magnitude, or another real part"
         )
     return dtype, 1
 

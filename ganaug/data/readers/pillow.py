@@ -1,6 +1,6 @@
 """Images through Pillow: PNG, JPEG, TIFF, BMP and WebP; a TIFF of several pages is a volume.
 
-What comes out is grey (1 channel) or RGB (3 channels) in the type that the file stores. Palettes become RGB, alpha is
+What comes out is gray (1 channel) or RGB (3 channels) in the type that the file stores. Palettes become RGB, alpha is
 dropped, CMYK becomes RGB, a JPEG is turned as its EXIF orientation says. 16-bit color is read as 8 bit, because Pillow
 has no such mode; a hint says so.
 """
@@ -55,7 +55,7 @@ _FORMATS = (
     (b"RIFF", "WebP", WebPImagePlugin.WebPImageFile),
 )
 
-_GREY16 = ("I;16", "I;16B", "I;16L", "I;16N")
+_GRAY16 = ("I;16", "I;16B", "I;16L", "I;16N")
 # The mode to convert to, for each mode that a file may open in.
 _TARGETS = {
     "1": "L",
@@ -68,7 +68,7 @@ _TARGETS = {
     "RGBX": "RGB",
     "CMYK": "RGB",
     "YCbCr": "RGB",
-} | {mode: mode for mode in (*_GREY16, "I", "F")}
+} | {mode: mode for mode in (*_GRAY16, "I", "F")}
 # How each of these lies in memory.
 _LAYOUTS = {"L": "u1", "RGB": "u1", "I": "i4", "F": "f4", "I;16": "<u2", "I;16L": "<u2", "I;16B": ">u2", "I;16N": "u2"}
 
@@ -76,7 +76,7 @@ _ANY_PIXELS = 4_000_000
 _PIXELS_A_BYTE = {"JPEG": 1024, "PNG": 10_000, "WebP": 10_000}
 """What a byte of a file with more than `_ANY_PIXELS` may hold.
 
-A JPEG spends a bit on each 8×8 block of its finest channel, or is cut off and would be filled up with grey; PNG cannot
+A JPEG spends a bit on each 8×8 block of its finest channel, or is cut off and would be filled up with gray; PNG cannot
 hold more; a WebP of a few bytes could hold 80 million blank pixels.
 """
 
@@ -117,7 +117,7 @@ def decode(raw: bytes, path: Path) -> Decoded:
     # Pillow's decoders raise nearly anything on damaged bytes: OSError, SyntaxError, struct.error and more.
     except Exception as problem:
         reason = str(problem) or type(problem).__name__
-        advice = "copy it again from its source, or save it as 8 or 16 bit grey or as 8 bit RGB"
+        advice = "copy it again from its source, or save it as 8 or 16 bit gray or as 8 bit RGB"
         raise DataError(f"{path}: cannot be decoded ({reason}); {advice}") from problem
 
 
@@ -133,7 +133,7 @@ def _decoded(image: ImageFile.ImageFile, form: str, file_bytes: int, path: Path)
     mode = image.mode
     hints: tuple[str, ...] = ()
     if mode not in _TARGETS:
-        raise DataError(f"{path}: pixels of mode {mode!r} cannot be used; save the image as grey or as RGB")
+        raise DataError(f"{path}: pixels of mode {mode!r} cannot be used; save the image as gray or as RGB")
     target = _TARGETS[mode]
     dtype, pages = "uint8", 1  # as in every JPEG; behind a camera's photo lies only its thumbnail
     if form != "JPEG":
@@ -143,8 +143,8 @@ def _decoded(image: ImageFile.ImageFile, form: str, file_bytes: int, path: Path)
         packing = _packing(image)
         if mode == "I":
             mode = packing
-        elif ";16" in packing and form in ("PNG", "TIFF") and mode not in _GREY16:
-            # A grey image with alpha opens as RGBA.
+        elif ";16" in packing and form in ("PNG", "TIFF") and mode not in _GRAY16:
+            # A gray image with alpha opens as RGBA.
             target, mode = "L" if packing.startswith("LA") else target, packing
             hints = (_REDUCED,)
     shape = (image.height, image.width, 3 if target == "RGB" else 1)
@@ -173,7 +173,7 @@ def _pixels(image: ImageFile.ImageFile, target: str, dtype: str, path: Path) -> 
         pixels = np.empty((height, width, 3 if target == "RGB" else 1), dtype)
         for top in range(0, height, rows):
             pixels[top : top + rows] = _unpacked(image.crop((0, top, width, min(top + rows, height))), target)
-    if target in _GREY16 and _tag(image, _PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:  # Pillow turns these up to 8 bit only
+    if target in _GRAY16 and _tag(image, _PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:  # Pillow turns these up to 8 bit only
         np.subtract(np.iinfo(np.uint16).max, pixels, out=pixels)
     return pixels
 
@@ -244,7 +244,7 @@ def _dtype(image: ImageFile.ImageFile, target: str) -> str:
         return f"{'int' if _tag(image, _SAMPLE_FORMAT_TAG) == _SIGNED else 'uint'}{_tag(image, _BITS_TAG)}"
     if target == "L" and image.mode == "L" and _tag(image, _SAMPLE_FORMAT_TAG) == _SIGNED:
         return "int8"
-    return "uint16" if target in _GREY16 else "float32" if target == "F" else "uint8"
+    return "uint16" if target in _GRAY16 else "float32" if target == "F" else "uint8"
 
 
 def _tag(image: ImageFile.ImageFile, tag: int) -> int | None:

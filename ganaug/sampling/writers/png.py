@@ -1,4 +1,4 @@
-"""PNG: grey images of 8 or 16 bit, and 8-bit RGB; provenance in the text chunk "ganaug".
+"""PNG: gray images of 8 or 16 bit, and 8-bit RGB; provenance in the text chunk "ganaug".
 
 Written here and not by Pillow, which holds Python's lock while it compresses, so that threads would wait for each
 other. Source: Portable Network Graphics Specification (Third Edition), W3C, sections 5, 9 and 11.

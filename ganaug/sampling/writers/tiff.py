@@ -1,4 +1,4 @@
-"""TIFF: grey images and volumes (a page for each slice), and 8-bit RGB; provenance in ImageDescription."""
+"""TIFF: gray images and volumes (a page for each slice), and 8-bit RGB; provenance in ImageDescription."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SUFFIX = ".tif"
 FORMATS = ("TIFF",)
 ORIGIN = "the tag ImageDescription"
 
-_GREY = ("uint8", "uint16", "int16", "int32", "float32")
+_GRAY = ("uint8", "uint16", "int16", "int32", "float32")
 
 
 def problem(shape: tuple[int, ...], dtype: str) -> str | None:
     """Return why TIFF cannot hold images of `shape` (C×H×W or C×D×H×W) and `dtype`; None if it can."""
-    if (shape[0] == 1 and dtype in _GREY) or (shape[0] == 3 and dtype == "uint8"):
+    if (shape[0] == 1 and dtype in _GRAY) or (shape[0] == 3 and dtype == "uint8"):
         return None
-    return f"TIFF holds 1 channel of {', '.join(_GREY)}, or 3 of uint8; these are {describe(shape, dtype)}."
+    return f"TIFF holds 1 channel of {', '.join(_GRAY)}, or 3 of uint8; these are {describe(shape, dtype)}."
 
 
 def encode(pixels: np.ndarray, *, geometry: Geometry | None, origin: Mapping[str, Any]) -> bytes:
