@@ -16,7 +16,7 @@ from ganaug.data.readers import DTYPES, Decoded, decode, read_bytes
 from ganaug.data.scales import file_knots
 from ganaug.errors import DataError
 
-VERSION = 1
+VERSION = 2
 """Goes up when a reader or this module finds other facts in the same bytes: remembered facts are then forgotten."""
 
 
@@ -30,6 +30,8 @@ class Facts(NamedTuple):
     sha256: str
     source: str
     """Hash of the file, volume or series that it comes from: the group where no patient is known."""
+    files: tuple[str, ...]
+    """Hashes of the files of a series."""
     minimum: float
     maximum: float
     low: float
@@ -49,7 +51,7 @@ class Facts(NamedTuple):
     hints: tuple[str, ...]
 
 
-OWN = 8
+OWN = 9
 """The first fields of `Facts`, in which images differ."""
 
 
@@ -66,10 +68,9 @@ class Examiner:
     def __call__(self, entry: Entry) -> tuple[list[Facts], list[np.ndarray]] | str:
         """Return the facts and pixels of every image that comes of `entry`, or in a few words why there are none."""
         try:
-            decoded, sha256 = decode_entry(self.root, entry)
-            found = [
-                (self._facts(decoded, sha256, entry, *image), image[1]) for image in images_of(decoded, self.slices)
-            ]
+            decoded, sha256, files = decode_entry(self.root, entry)
+            images = images_of(decoded, self.slices)
+            found = [(self._facts(decoded, sha256, files, entry, *image), image[1]) for image in images]
         except DataError as problem:
             return str(problem).removeprefix(f"{self.root / entry.path}: ")
         except OSError as problem:
@@ -82,6 +83,7 @@ class Examiner:
         self,
         decoded: Decoded,
         sha256: str,
+        files: tuple[str, ...],
         entry: Entry,
         plane_part: str,
         pixels: np.ndarray,
@@ -100,6 +102,7 @@ class Examiner:
             f"{entry.part}{plane_part}",
             hashlib.sha256(f"{sha256}#{plane_part}".encode()).hexdigest() if plane_part else sha256,
             sha256,
+            files,
             minimum,
             maximum,
             low,
@@ -119,8 +122,8 @@ class Examiner:
         )
 
 
-def decode_entry(root: Path, entry: Entry) -> tuple[Decoded, str]:
-    """Return what an entry holds, and the hex SHA-256 of its content.
+def decode_entry(root: Path, entry: Entry) -> tuple[Decoded, str, tuple[str, ...]]:
+    """Return what an entry holds, the hex SHA-256 of its content, and those of its files if it has several.
 
     That is the hash of the file's bytes; of the pixels for a member of an archive (archives are rewritten as a whole);
     of the files' hashes for a series.
@@ -133,16 +136,16 @@ def decode_entry(root: Path, entry: Entry) -> tuple[Decoded, str]:
 
         paths = [root / name for name in entry.files]
         raws = [read_bytes(path) for path in paths]
-        digests = "".join(hashlib.sha256(raw).hexdigest() for raw in raws)
-        return decode_series(raws, paths), hashlib.sha256(digests.encode()).hexdigest()
+        digests = tuple(hashlib.sha256(raw).hexdigest() for raw in raws)
+        return decode_series(raws, paths), hashlib.sha256("".join(digests).encode()).hexdigest(), digests
     if entry.part:
         from ganaug.data.archives import decode_part, part_sha256
 
         decoded = decode_part(root, entry.path, entry.part)
-        return decoded, part_sha256(decoded.pixels)
+        return decoded, part_sha256(decoded.pixels), ()
     path = root / entry.path
     raw = read_bytes(path)
-    return decode(raw, path), hashlib.sha256(raw).hexdigest()
+    return decode(raw, path), hashlib.sha256(raw).hexdigest(), ()
 
 
 def images_of(decoded: Decoded, slices: str | None) -> Iterator[tuple[str, np.ndarray, tuple[float, ...] | None]]:
@@ -160,7 +163,7 @@ def images_of(decoded: Decoded, slices: str | None) -> Iterator[tuple[str, np.nd
 
 def read_images(root: Path, entry: Entry, slices: str | None) -> dict[str, tuple[np.ndarray, tuple[float, ...] | None]]:
     """Return the pixels and spacing of every image of an entry by the name of its part. Raises `DataError`."""
-    decoded, _ = decode_entry(root, entry)
+    decoded, *_ = decode_entry(root, entry)
     return {f"{entry.part}{part}": (pixels, spacing) for part, pixels, spacing in images_of(decoded, slices)}
 
 

@@ -106,7 +106,7 @@ def _on_volume_grid(pixels: np.ndarray, grid: Grid, spacing: tuple[float, ...] |
     if spacing is None:
         raise DataError(
             f"A volume of {_times(pixels.shape[:-1])} whose file does not say its spacing was given; mm between voxels "
-            "were wanted, to resize by them. Save it as NIfTI or DICOM with a spacing, or train with --resize stretch."
+            "were wanted, to resize by them. Save it as NIfTI or DICOM with a spacing, or use --set resize=stretch."
         )
     if fits and _same(spacing, grid.spacing):
         return pixels
@@ -114,7 +114,7 @@ def _on_volume_grid(pixels: np.ndarray, grid: Grid, spacing: tuple[float, ...] |
     if not _USABLE_STEPS[0] <= min(deep, high, wide) <= max(deep, high, wide) <= _USABLE_STEPS[1]:
         raise DataError(
             f"A volume with {_steps(spacing)} mm between voxels was given; something near the training grid's "
-            f"{_steps(grid.spacing)} mm was wanted. Correct the spacing in its header, or train with --resize stretch."
+            f"{_steps(grid.spacing)} mm was wanted. Correct the spacing in its header, or use --set resize=stretch."
         )
     return resize_volume(pixels, (depth, height, width), steps=(deep, high, wide))
 
@@ -201,8 +201,8 @@ def choose_grid(
         return Grid(size, channels, "stretch", dtype), [*reasons, f"Resize stretch: {missing}."]
     if silent:
         raise DataError(
-            f"{manifest.root}: {missing}: {few(silent)}. Use --resize stretch, or save them as NIfTI or DICOM with a "
-            "spacing."
+            f"{manifest.root}: {missing}: {few(silent)}. Use --set resize=stretch, or save them as NIfTI or DICOM, "
+            "with a spacing."
         )
     spacing = _grid_spacing(manifest, size)
     steps = _steps(spacing if len(set(spacing)) > 1 else spacing[:1])
@@ -231,6 +231,9 @@ def choose_size(manifest: Manifest, *, largest: int, multiple: int = 4) -> tuple
         raise ConfigError(f"A largest side of {largest} pixels was given; at least {MIN_SIDE} was wanted.")
     total = count(len(manifest), "image" if dims == 2 else "volume")
     shapes, spacings = _shapes(manifest), _spacings(manifest)
+    if dims == 2 and (pixel := _oblong_pixel(manifest)) is not None:
+        # Of slices across thick ones: as large as they would be with square pixels.
+        shapes = np.rint(shapes * (pixel / pixel.min())).astype(np.int64)
     own = _own_size(shapes, spacings)
     if own is not None and min(own) >= MIN_SIDE and max(own) <= largest:
         return own, f"all {total} have this size"
@@ -307,6 +310,16 @@ def _spacing_of(item: Item) -> tuple[float, ...] | None:
     return item.spacing if least <= min(item.spacing) <= max(item.spacing) <= most else None
 
 
+def _oblong_pixel(manifest: Manifest) -> np.ndarray | None:
+    """Return the median height and width of a pixel in mm if all files say them and they differ by more than 10 %."""
+    found = [item.spacing for item in manifest.items]
+    if None in found:
+        return None
+    pixel = np.median(np.array(found, dtype=np.float64), axis=0)
+    usable = _USABLE_SPACING[0] <= pixel.min() <= pixel.max() <= _USABLE_SPACING[1]
+    return pixel if usable and pixel.max() > 1.1 * pixel.min() else None
+
+
 def _own_size(shapes: np.ndarray, spacings: np.ndarray | None) -> tuple[int, ...] | None:
     """Return the size that all have, if they have one, and one spacing."""
     alike = spacings is None or all(_same(spacing, spacings[0]) for spacing in spacings)
@@ -317,7 +330,7 @@ def _grid_spacing(manifest: Manifest, size: tuple[int, ...]) -> tuple[float, ...
     """Return the files' own spacing if they fit `size` as they are; otherwise one at which the median volume fits."""
     shapes, spacings = _shapes(manifest), _spacings(manifest)
     if spacings is None:
-        raise DataError(f"{manifest.root} has volumes without a spacing. Use --resize stretch.")
+        raise DataError(f"{manifest.root} has volumes without a spacing. Use --set resize=stretch.")
     if _own_size(shapes, spacings) == size:
         steps = np.median(spacings, axis=0).tolist()
     else:

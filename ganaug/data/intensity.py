@@ -133,8 +133,12 @@ class IntensityMap:
             images[index] = _bent(array[index], self.for_file(row).knots)
         return images
 
-    def inverse(self, array: np.ndarray) -> np.ndarray:
-        """Return values in [-1, 1] (any shape; clipped) in stored units and type, integers rounded."""
+    def inverse(self, array: np.ndarray, *, tails: bool = True) -> np.ndarray:
+        """Return values in [-1, 1] (any shape; clipped) in stored units and type, integers rounded.
+
+        With ``tails=False`` nothing leaves the window: for generated values. A tail is steep, so that a little noise
+        around a value that stands at the window's end, such as air in a CT, would become a large error.
+        """
         # float64: near 65535 the spacing of float32 would already shift some roundings.
         unit = np.clip(np.asarray(array, dtype=np.float64), -1, 1)
         lowest, *_, highest = self.knots
@@ -143,6 +147,9 @@ class IntensityMap:
         else:
             stored, places = _corners(self.knots)
             values = np.interp(unit, places, stored)
+            if not tails:
+                lowest, highest = float(self.low), float(self.high)
+                values = np.clip(values, lowest, highest)
         if self.dtype == "float32":
             return np.clip(values, lowest, highest).astype(np.float32)
         # A window may end between two levels; rounding must not leave it.

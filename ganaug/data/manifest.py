@@ -64,6 +64,10 @@ class Item:
     """``axial[17]`` for a slice, ``train[12]`` for an image of an archive; empty for a whole file."""
     files: tuple[str, ...] = ()
     """All files of a DICOM series in order; empty otherwise."""
+    sources: tuple[str, ...] = ()
+    """Hashes of the volume that a slice is from, and of the files of a series; empty for a plain file."""
+    patient: str = ""
+    """The patient that a DICOM file names, whether or not it is the group."""
     hints: tuple[str, ...] = ()
     """What the reader noticed, each "kind: detail"."""
     phash: int | None = None
@@ -133,7 +137,7 @@ class Manifest:
         return replace(self, items=tuple(item for item in self.items if item.split in TRAINED))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``train_manifest.json`` stores: classes; label, hash and hashed group of each file.
+        """Return what ``train_manifest.json`` stores: classes; label, hash and hashed group of each image; more hashes.
 
         No paths, and groups only as hashes: both often name patients, and a run folder may be passed on.
         """
@@ -145,7 +149,14 @@ class Manifest:
             }
             for item in self.items
         ]
-        return {"classes": list(self.classes), "files": files}
+        patients = {item.patient for item in self.items} - {""}
+        return {
+            "classes": list(self.classes),
+            "files": files,
+            "source_hashes": sorted({source for item in self.items for source in item.sources}),
+            # One name for all is what anonymized sets have, and says nothing.
+            "patient_hashes": sorted(map(hash_group, patients)) if len(patients) > 1 else [],
+        }
 
 
 def hash_group(group: str) -> str:

@@ -131,7 +131,8 @@ def _packed(facts: Facts, kinds: dict[tuple, int]) -> list:
     """Return facts as JSON values; what many images share is written once, in `kinds`."""
     own = facts[:OWN]
     # Most images are whole files: their source is themselves, and their percentiles their extremes.
-    if facts.source == facts.sha256 and facts.low == facts.minimum and facts.high == facts.maximum:
+    is_plain = facts.source == facts.sha256 and not facts.files
+    if is_plain and facts.low == facts.minimum and facts.high == facts.maximum:
         own = (facts.part, facts.sha256, facts.minimum, facts.maximum, facts.phash)
     return [*own, kinds.setdefault(facts[OWN:], len(kinds))]
 
@@ -140,6 +141,5 @@ def _unpacked(values: list, kinds: list) -> Facts:
     *own, kind = values
     if len(own) < OWN:
         part, sha256, minimum, maximum, phash = own
-        own = [part, sha256, sha256, minimum, maximum, minimum, maximum, phash]
-    shared = (tuple(value) if isinstance(value, list) else value for value in kinds[kind])
-    return Facts._make((*own, *shared))
+        own = [part, sha256, sha256, (), minimum, maximum, minimum, maximum, phash]
+    return Facts._make(tuple(value) if isinstance(value, list) else value for value in (*own, *kinds[kind]))

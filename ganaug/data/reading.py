@@ -164,6 +164,8 @@ def _item(entry: Entry, facts: Facts, label: int, trusted: bool) -> Item:
         center=facts.center,
         part=facts.part,
         files=entry.files,
+        sources=() if facts.source == facts.sha256 and not facts.files else (facts.source, *facts.files),
+        patient=facts.patient,
         hints=facts.hints,
         phash=facts.phash,
     )

@@ -15,10 +15,17 @@ SCALES_DIFFER = 4.0
 _PER_MILLE = (1, 999)
 _SPREAD = (5, 95)
 _BLOCK = 2**20
+_MARKER_SHARE, _PADDING_SHARE = 0.05, 0.75
+"""Shares of a file's pixels that a marker, or the padding around the field of view, may have."""
+_PADDING_GAP = 0.25
+"""Distance of the padding from the window, over the window's width, above which it is left out."""
 
 
 def file_knots(pixels: np.ndarray) -> Knots:
     """Return a file's minimum, 0.1 percentile, 99.9 percentile and maximum; all four are values that it holds.
+
+    Deeper than 8 bit, the percentiles leave out a marker burned in at the top (65535 above an X-ray of 0 to 4095) and
+    the padding around the field of view (-3024 below a CT that begins at -1024): values that stand far off alone.
 
     Args:
         pixels: any shape, at least one value, one of the stored types.
@@ -37,8 +44,32 @@ def file_knots(pixels: np.ndarray) -> Knots:
     else:
         places = [rank - 1 for rank in ranks]
         values = np.partition(flat, places)[places]
-    minimum, low, high, maximum = values.tolist()
-    return float(minimum), float(low), float(high), float(maximum)
+    minimum, low, high, maximum = (float(value) for value in values.tolist())
+    if pixels.dtype == np.uint8:
+        return minimum, low, high, maximum
+    if high == maximum:
+        high = _below_marker(flat, minimum, maximum)
+    if low == minimum:
+        low = _above_padding(flat, minimum, high)
+    return minimum, low, high, maximum
+
+
+def _below_marker(flat: np.ndarray, minimum: float, maximum: float) -> float:
+    """Return the 99.9 percentile without a text or marker burned in at the top, far above all that was measured."""
+    rest = flat[flat < maximum]
+    top = float(rest.max()) if rest.size >= (1 - _MARKER_SHARE) * flat.size and rest.size else minimum
+    if top == minimum or maximum - top <= top - minimum:
+        return maximum
+    return float(np.partition(rest, -(rest.size // 1000) - 1)[-(rest.size // 1000) - 1])
+
+
+def _above_padding(flat: np.ndarray, minimum: float, high: float) -> float:
+    """Return the 0.1 percentile without the value around the field of view, far below all that was measured."""
+    rest = flat[flat > minimum]
+    bottom = float(rest.min()) if rest.size >= (1 - _PADDING_SHARE) * flat.size and rest.size else high
+    if bottom >= high or bottom - minimum <= _PADDING_GAP * (high - bottom):
+        return minimum
+    return float(np.partition(rest, rest.size // 1000)[rest.size // 1000])
 
 
 def common_dtype(dtypes: Iterable[str]) -> str:
@@ -100,7 +131,7 @@ def choose_map(
     fitted = _fitted(setting, knots, dtype)
     minimum, low, high, maximum = fitted.knots
     if setting == "per-file":
-        why += f"; synthetic images are written with the median one, {_span((low, high))}"
+        why += f"; synthetic images are written with the middle one, {_span((low, high))}"
     elif minimum < low or high < maximum:
         why += f"; what lies beyond it, from {minimum:g} up to {maximum:g}, is kept in the ends of the scale"
     return fitted, f"{why}."
@@ -127,7 +158,9 @@ def _choose_kind(knots: np.ndarray, names: list[str], dims: int) -> tuple[str, s
 
 def _fitted(kind: str, knots: np.ndarray, dtype: str) -> IntensityMap:
     if kind == "per-file":
-        chosen = np.median(knots, axis=0)
+        # Of one file, and not each knot's own median: these would be a scale that no file has.
+        order = np.argsort(knots[:, 2] - knots[:, 1], kind="stable")
+        chosen = knots[order[(len(order) - 1) // 2]]
     else:
         minimum, maximum = knots[:, 0].min(), knots[:, 3].max()
         low, high = np.percentile(knots[:, 1], _SPREAD[0]), np.percentile(knots[:, 2], _SPREAD[1])

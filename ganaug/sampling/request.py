@@ -123,7 +123,7 @@ class Request:
             raise ModelFileError(
                 "The model makes images with NaN or infinity: train it again, or take an older snapshot."
             )
-        return gan.intensity.inverse(values)
+        return gan.intensity.inverse(values, tails=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""

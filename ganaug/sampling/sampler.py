@@ -136,7 +136,7 @@ class Sampler:
 
     def stored(self, images: Tensor) -> Tensor:
         """Return images of `sample` in the stored dtype and units of the user's files."""
-        return torch.from_numpy(self.intensity.inverse(images.numpy()))
+        return torch.from_numpy(self.intensity.inverse(images.numpy(), tails=False))
 
 
 def load(path: str | Path, *, device: str = "auto") -> Sampler:

@@ -123,7 +123,7 @@ def test_volumes_meet_a_grid_by_their_spacing() -> None:
 def test_a_volume_without_a_usable_spacing_is_refused_where_it_is_needed() -> None:
     volume = np.zeros((10, 10, 10, 1), np.uint8)
     grid = Grid((8, 8, 8), 1, "spacing", "uint8", (2.0, 2.0, 2.0))
-    with pytest.raises(DataError, match=r"10×10×10 whose file does not say its spacing.*--resize stretch"):
+    with pytest.raises(DataError, match=r"10×10×10 whose file does not say its spacing.*--set resize=stretch"):
         to_grid(volume, grid)
     for odd in (1e-9, 1e9):
         with pytest.raises(DataError, match=r"near the training grid's 2×2×2 mm"):
@@ -263,7 +263,7 @@ def test_volumes_that_do_not_tell_their_spacing_are_stretched() -> None:
     grid, reasons = grid_of(manifest)
     assert (grid.resize, grid.spacing) == ("stretch", None)
     assert reasons[1] == "Resize stretch: 1 of 2 volumes do not say their spacing (mm between voxels)."
-    with pytest.raises(DataError, match=r"1 of 2 volumes do not say .*: a/0\. Use --resize stretch"):
+    with pytest.raises(DataError, match=r"1 of 2 volumes do not say .*: a/0\. Use --set resize=stretch"):
         grid_of(joined(sized((20, 20, 20)), sized((20, 20, 20), spacing=(1, 1, 1))), resize="spacing")
     with pytest.raises(DataError, match="1 of 1 volume do not say"):
         grid_of(sized((20, 20, 20), spacing=(1, 1e-12, 1)), resize="spacing")

@@ -236,11 +236,60 @@ def test_one_odd_file_among_many_does_not_decide() -> None:
     assert intensity == IntensityMap("percentiles", 5, 900, "uint16", 0, 65535)
 
 
-def test_each_file_its_own_window_is_written_with_the_median_one() -> None:
+def test_each_file_its_own_window_is_written_with_the_middle_one() -> None:
     knots = rows((0, 10, 100, 110), (0, 20, 1000, 1100), (4, 30, 5000, 6000))
     intensity, reason = choose_map("per-file", knots, ["int16"] * 3, dims=3)
     assert intensity.knots == (0, 20, 1000, 1100)
-    assert "written with the median one, 20–1000" in reason
+    assert "written with the middle one, 20–1000" in reason
+
+
+def test_the_middle_window_is_that_of_a_file() -> None:
+    knots = rows(*[(0, 1, 139, 139)] * 10, *[(0, 9, 3800, 4000)] * 10)
+    assert choose_map("per-file", knots, ["int16"] * 20, dims=3)[0].knots == (0, 1, 139, 139)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "float32"])
+def test_a_burned_in_marker_does_not_take_the_window(dtype: str) -> None:
+    image = np.random.default_rng(0).integers(0, 4096, (200, 200)).astype(dtype)
+    plain = file_knots(image)
+    image[:12, :40] = 32767
+    assert file_knots(image) == pytest.approx((plain[0], plain[1], plain[2], 32767), abs=8)
+    image[:100] = 32767
+    assert file_knots(image)[2] == 32767, "half the image is no marker"
+
+
+def test_saturation_is_no_marker() -> None:
+    image = np.random.default_rng(0).integers(0, 4096, (200, 200)).astype(np.uint16)
+    image[:12, :40] = 4095
+    assert file_knots(image)[2] == 4095
+
+
+def test_padding_around_the_field_of_view_does_not_take_the_window() -> None:
+    image = np.random.default_rng(0).integers(-1024, 3072, (200, 200)).astype(np.int16)
+    plain = file_knots(image)
+    image[:100] = -3024
+    assert file_knots(image) == pytest.approx((-3024, *plain[1:]), abs=16)
+    brain = np.random.default_rng(0).integers(200, 3800, (200, 200)).astype(np.int16)
+    brain[:100] = 0
+    assert file_knots(brain)[1] == 0, "a dark background is part of the picture"
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=60))
+def test_knots_are_in_order_and_the_ends_are_the_extremes(values: list[int]) -> None:
+    minimum, low, high, maximum = file_knots(np.array(values, dtype=np.int16))
+    assert (minimum, maximum) == (min(values), max(values))
+    assert minimum <= low <= high <= maximum
+
+
+def test_generated_values_stay_in_the_window() -> None:
+    intensity = IntensityMap("percentiles", -1024, 2000, "int16", -3024, 3071)
+    generated = np.array([-1, -1 + TAIL / 2, -1 + TAIL, 0, 1 - TAIL, 1], dtype=np.float32)
+    values = intensity.inverse(generated, tails=False)
+    assert (values.min(), values.max()) == (-1024, 2000)
+    assert (intensity.inverse(generated).min(), intensity.inverse(generated).max()) == (-3024, 3071)
+    inside = np.linspace(-1 + TAIL, 1 - TAIL, 50)
+    np.testing.assert_array_equal(intensity.inverse(inside, tails=False), intensity.inverse(inside))
 
 
 @settings(deadline=None, derandomize=True)

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from ganaug.data.geometry import PLANES, cut, to_lps
 from ganaug.data.readers import MAX_CHANNELS, Decoded, decode, nifti
 from ganaug.errors import DataError
 
@@ -142,7 +143,7 @@ def test_color_voxels_become_three_channels(names: str) -> None:
     np.testing.assert_array_equal(found.pixels, colors[:, ::-1].transpose(2, 1, 0, 3)[..., :3])
     assert found.mode == names
     flat = decoded(nib.Nifti1Image(colors[:, :, :1].view(kind)[..., 0], AFFINE).to_bytes())
-    np.testing.assert_array_equal(flat.pixels, colors[:, :, 0].swapaxes(0, 1)[..., :3])
+    np.testing.assert_array_equal(flat.pixels, found.pixels[0])
     refused(nib.Nifti1Image(np.repeat(colors.view(kind), 2, axis=3), AFFINE).to_bytes(), "series of 2 color volumes")
 
 
@@ -159,11 +160,36 @@ def test_values_that_are_no_gray_levels_are_refused() -> None:
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 1, 1)])
-def test_a_single_slice_is_an_image_without_geometry(shape: tuple[int, ...]) -> None:
+def test_a_single_slice_is_an_image_as_it_is_looked_at(shape: tuple[int, ...]) -> None:
     array = values(*shape)
-    found = decoded(volume(array))
-    np.testing.assert_array_equal(found.pixels, array.reshape(5, 7, 1).swapaxes(0, 1))
-    assert (found.spacing, found.orientation, found.center, found.hints) == (None, "", None, ())
+    raw = nib.Nifti1Image(array, np.diag([2.0, 3.0, 5.0, 1.0])).to_bytes()
+    found = decoded(raw)
+    np.testing.assert_array_equal(found.pixels, array.reshape(5, 7, 1)[::-1, ::-1].swapaxes(0, 1))
+    assert (found.spacing, found.orientation, found.center, found.hints) == ((3, 2), "", None, ())
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "LPS", "PSR", "SRA"])
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_single_slice_looks_the_same_however_it_lies_in_the_file(codes: str, plane: str) -> None:
+    array = values(5, 7, 6)
+    whole = nib.Nifti1Image(array, np.diag([1.0, 2.0, 3.0, 1.0]))
+    axis = 2 - PLANES.index(plane)
+    one = whole.slicer[tuple(slice(3, 4) if side == axis else slice(None) for side in range(3))]
+    turn = nib.orientations.ornt_transform(nib.io_orientation(one.affine), nib.orientations.axcodes2ornt(tuple(codes)))
+    turned = one.as_reoriented(turn)
+    if turned.shape[2] != 1:
+        return  # its single layer is not the file's last axis: that is a thin volume
+    pixels, spacing, *_ = to_lps(one.get_fdata()[..., None], one.affine)
+    _, wanted, between = next(cut(pixels, spacing, plane))
+    np.testing.assert_array_equal(decoded(turned.to_bytes()).pixels, wanted)
+    assert decoded(turned.to_bytes()).spacing == between
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1.0), ("meter", 1000.0), ("micron", 0.001), ("unknown", 1.0)])
+def test_the_unit_of_length_counts(unit: str, factor: float) -> None:
+    image = nib.Nifti1Image(values(4, 5, 6), np.diag([2.0, 3.0, 5.0, 1.0]))
+    image.header.set_xyzt_units(unit)
+    assert decoded(image.to_bytes()).spacing == pytest.approx((5 * factor, 3 * factor, 2 * factor))
 
 
 def test_a_single_slice_may_have_channels_and_a_damaged_affine() -> None:

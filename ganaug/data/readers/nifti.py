@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ganaug.data.geometry import is_valid_affine, to_lps
+from ganaug.data.geometry import PLANES, cut, is_valid_affine, to_lps
 from ganaug.data.readers import MAX_CHANNELS, Decoded, as_stored, check_size
 from ganaug.errors import DataError
 
@@ -33,6 +33,7 @@ _MAX_OFFSET = 64 * 1024**2
 """Extensions between header and pixels hold a few KB, rarely a whole DICOM header; never this much."""
 
 _COLORS = {("R", "G", "B"): 3, ("R", "G", "B", "A"): 4}
+_MILLIMETERS = {"meter": 1000.0, "micron": 0.001}
 _LEFT_UNKNOWN = "laterality: neither sform nor qform says where the patient's left is"
 _SILENT = logging.Logger("silent", logging.CRITICAL + 1)  # nibabel logs what it mends in a header
 
@@ -87,7 +88,7 @@ def _decoded(raw: bytes, path: Path) -> Decoded:
     is_image = shape[2] == 1
     spatial = shape[1::-1] if is_image else shape[2::-1]
     check_size(path, (*spatial, shape[3] * colors), "float32" if scaled and dtype.itemsize < 4 else dtype.name)
-    affine = None if is_image else _affine(header, path)
+    affine = _affine(header, path) if not is_image else _affine_of_image(header)
     start = int(header.get_data_offset()) or header.single_vox_offset
     body = _body(raw, stream, start, math.prod(shape) * colors * dtype.itemsize, path)
     array = np.frombuffer(body, dtype).reshape(colors, *shape, order="F")
@@ -95,10 +96,11 @@ def _decoded(raw: bytes, path: Path) -> Decoded:
     array = array[0] if colors == 1 else np.moveaxis(array[:3, ..., 0], 0, 3)
     array = as_stored(_scaled(array, slope, intercept) if scaled else array, path)
     mode = dtype.name if colors == 1 else "RGBA"[:colors]
-    if affine is None:
-        return Decoded(np.array(array[:, :, 0].swapaxes(0, 1), order="C"), "NIfTI", mode)
     pixels, spacing, orientation, center = to_lps(array, affine)
     hints = () if header["sform_code"] > 0 or header["qform_code"] > 0 else (_LEFT_UNKNOWN,)
+    if is_image:  # the one slice, as it would be looked at
+        _, image, between = next(cut(pixels, spacing, PLANES[pixels.shape[:3].index(1)]))
+        return Decoded(np.ascontiguousarray(image), "NIfTI", mode, between, hints=hints)
     return Decoded(pixels, "NIfTI", mode, spacing, orientation, center, hints=hints)
 
 
@@ -153,8 +155,16 @@ def _stored_type(header: Any, path: Path) -> tuple[np.dtype, int]:
     return dtype, 1
 
 
+def _affine_of_image(header: Any) -> np.ndarray:
+    """Return the affine of a single slice, which needs none to be looked at."""
+    affine = np.asarray(header.get_best_affine(), np.float64)
+    return affine if is_valid_affine(affine) else np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
 def _affine(header: Any, path: Path) -> np.ndarray:
     affine = np.asarray(header.get_best_affine(), np.float64)
+    with np.errstate(all="ignore"):
+        affine[:3] *= _MILLIMETERS.get(header.get_xyzt_units()[0], 1.0)
     if not is_valid_affine(affine):
         raise DataError(
             f"{path}: its affine {affine.tolist()} gives no direction of its own to each side of the volume; repair "

@@ -100,7 +100,8 @@ def _identify(dataset: Dataset, origin: Mapping[str, Any]) -> None:
     dataset.SeriesDescription = "Synthetic"
     dataset.DerivationDescription = _NOTE
     dataset.ImageComments = text
-    dataset.BurnedInAnnotation = "NO"
+    # Required of multi-frame images, and no date: the same image is the same file on every day.
+    dataset.ContentDate, dataset.ContentTime = "19000101", "000000"
     dataset.StudyInstanceUID = _uid("study", model)
     dataset.SeriesInstanceUID = _uid("series", text)
     dataset.SOPInstanceUID = _uid("instance", text)
