@@ -185,7 +185,7 @@ def left_out(manifest: Manifest) -> tuple[str, ...]:
         )
     if manifest.ignored:
         sentences.append(
-            f"Ignored: {count(len(manifest.ignored), 'file')} that are no images: {few(manifest.ignored)}."
+            f"Ignored: {count(len(manifest.ignored), 'file')} without an image or a label: {few(manifest.ignored)}."
         )
     return tuple(sentences)
 
