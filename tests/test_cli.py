@@ -126,7 +126,7 @@ def broken(tmp_path: Path, kind: str) -> Path:
     [
         ("missing", "does not exist"),
         ("empty", "no files"),
-        ("one class", "At least two classes"),
+        ("one class", "At least two were wanted"),
         ("one image", "ring (1 image)"),
         ("many unreadable", "5 of 10"),
         ("gray and color", "--channels"),

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ganaug.cli.options import FOLDER, as_json, cached, grouped, on_device, overwriting, show, sliced, timing_text
+from ganaug.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ganaug.config import FitConfig
+    from ganaug.training.run import Run
 
 
 @click.command(short_help="Train a generator on a labelled folder.")
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     metavar="NAME|FILE",
-    help="Settings: auto (by size), px16, px32, px64, px128, smoke, or a YAML file.",
+    help="Settings: auto (by size), px16, px32, px64, px128, vol32, smoke, or a YAML file.",
 )
 @click.option("--minutes", type=float, default=None, show_default="until --kimg", help="Train for this long.")
 @click.option(
@@ -155,12 +156,12 @@ def fit(
         planned=plan,
         **(settings if resume else {}),
     )
-    last, config = (run.metrics() or [{}])[-1], run.config()
+    last = (run.metrics() or [{}])[-1]
     done = "It was complete already; give --minutes or --kimg to go on.\n" if before and last == before else ""
     text = (
         f"{done}"
         f"The generator is {run.model_path}; pictures and curves are in {run.report_path}.\n"
-        f"{last.get('kimg', 0):.1f} thousand images were shown{_of_the_recipe(last, config)}.\n"
+        f"{last.get('kimg', 0):.1f} thousand images were shown{_of_the_recipe(last, run)}.\n"
         f"Diversity within classes {last.get('diversity', 0):.2f} of the real images' (1 is as diverse, more is noise; "
         f"least: {last.get('diversity_least_class')!r} {last.get('diversity_least', 0):.2f}).\n"
         f"Next: ganaug preview {run.path} --real {data} --out LOOK.png, then ganaug sample {run.path} --balance {data} "
@@ -169,13 +170,19 @@ def fit(
     show({"run": str(run.path), "model": str(run.model_path), "metrics": last}, json_, text)
 
 
-def _of_the_recipe(last: Mapping[str, Any], config: FitConfig) -> str:
-    """Say how far a training by the clock got, and whether that is too little to expect images."""
-    if config.minutes is None:
+def _of_the_recipe(last: Mapping[str, Any], run: Run) -> str:
+    """Say how far a training got, and whether that is too little to expect images."""
+    from ganaug.config import FitConfig, load_recipe
+
+    try:
+        full = FitConfig().updated(load_recipe(str(run.config_file().get("recipe")))).kimg
+    except ConfigError:  # a recipe file that is no longer there
         return ""
-    short = last.get("kimg", 0) < 0.1 * config.kimg
-    advice = ": very little, expect noise" if short else ""
-    return f" of the {config.kimg:g} that the recipe has for a full training{advice}"
+    shown = last.get("kimg", 0)
+    if shown >= full:
+        return ""
+    advice = ": very little, expect noise" if shown < 0.1 * full else ""
+    return f" of the {full:g} that the recipe has for a full training{advice}"
 
 
 def _parse_size(text: str | None) -> tuple[int, ...] | None:

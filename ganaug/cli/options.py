@@ -35,7 +35,7 @@ def grouped(command: F) -> F:
         "--group-regex",
         metavar="REGEX",
         default=None,
-        show_default="metadata.csv's group column, else each image alone",
+        show_default="metadata.csv's group column, a DICOM file's patient, else each image alone",
         help="Finds the patient (group) in each file's path: the first (…) or the whole match.",
     )(command)
 
@@ -85,6 +85,6 @@ def check_picture(out: Path, overwrite: bool) -> None:
 
 def timing_text(timing: Mapping[str, float]) -> str:
     return (
-        f"{timing['images_per_second']:.0f} images/s on this machine, "
-        f"{timing['expected_minutes']:.1f} minutes for {timing['expected_kimg']:.0f} thousand images."
+        f"{timing['images_per_second']:.0f} images/s on this machine now, "
+        f"about {timing['expected_minutes']:.0f} minutes for {timing['expected_kimg']:.0f} thousand images."
     )

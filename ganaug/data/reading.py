@@ -60,12 +60,6 @@ def scan(
     shown, root = Path(root), Path(root).resolve()
     listing = _listing(shown, root)
     root = root if root.is_dir() else root.parent
-    if len(listing.classes) < 2:
-        raise DataError(
-            f"{shown} has a single class, {listing.classes[0]!r} ({count(len(listing.entries), 'image')}). "
-            "At least two classes were wanted: add a sub-folder (or a label in metadata.csv) for each class "
-            "to tell apart."
-        )
     entries, beside = _joined(root, _grouped(listing.entries, group_regex), show_progress)
     listing = replace(listing, ignored=tuple(sorted((*listing.ignored, *beside))))
     memory = Memory(root, entries, slices=slices, detail=detail)

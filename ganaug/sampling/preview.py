@@ -59,7 +59,7 @@ def preview(
 
 
 def real_rows(gan: Sampler, real: Manifest, names: Sequence[str], columns: int) -> list[np.ndarray]:
-    """Return the first `columns` real images of each class at the model's size, in [-1, 1].
+    """Return `columns` real images of each class, spread over it, at the model's size, in [-1, 1].
 
     A class with fewer images is padded with white.
     """
@@ -71,7 +71,10 @@ def real_rows(gan: Sampler, real: Manifest, names: Sequence[str], columns: int) 
     grid = training_grid(gan, real)
     rows = []
     for name in names:
-        positions = np.flatnonzero(real.labels == gan.classes.index(name))[:columns]
+        members = np.flatnonzero(real.labels == gan.classes.index(name))
+        # Spread over the class: neighbors in the list are often slices of one patient.
+        spread = np.unique(np.linspace(0, max(len(members) - 1, 0), columns).astype(int))
+        positions = members[spread[: len(members)]]
         shown = real.subset(positions)
         pixels = load_images(shown, grid)
         unit = gan.intensity.forward(pixels, knots=shown.knots if gan.intensity.kind == "per-file" else None)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ganaug.data.manifest import require_trainable
 from ganaug.data.reading import scan
 from ganaug.errors import ConfigError, DataError
 from tests.data.folders import make_folder, pixels, save
@@ -130,10 +131,6 @@ def no_images(root: Path) -> None:
     (root / "a" / "scan.mha").write_text("x")
 
 
-def one_class(root: Path) -> None:
-    make_folder(root, {"lesion": 3})
-
-
 def splits(root: Path) -> None:
     make_folder(root, {"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 1})
 
@@ -146,7 +143,6 @@ def splits(root: Path) -> None:
         (an_empty_folder, "holds no files.*One sub-folder for each class"),
         (images_at_the_top, r"Images lie directly in .*x\.png.*metadata\.csv"),
         (no_images, r"No images were found .*scan\.mha.*\.png"),
-        (one_class, "single class, 'lesion' .3 images.*two classes were wanted"),
         (splits, "look like splits, not classes.*Point to"),
     ],
 )
@@ -225,7 +221,6 @@ def test_a_missing_or_foreign_file_in_the_table_is_skipped(tmp_path: Path) -> No
         ("file_name,label\n/etc/passwd,a\n", "does not lie inside"),
         ("file_name,label\nC:\\scan.png,a\n", "does not lie inside"),
         ("file_name,label\n.,a\n", "does not lie inside"),
-        ("file_name,label\nx/000.png,a\nx/001.png,a\n", "single class"),
         (f"file_name,label\n{'x' * 200_000},a\n", "cannot be read as CSV"),
     ],
 )
@@ -292,3 +287,10 @@ def test_a_bad_pattern_is_a_config_error(tmp_path: Path) -> None:
     make_folder(tmp_path, {"a": 2, "b": 2})
     with pytest.raises(ConfigError, match="not a regular expression"):
         scan(tmp_path, group_regex="(")
+
+
+def test_a_single_class_can_be_looked_at_and_not_trained_on(tmp_path: Path) -> None:
+    manifest = scan(make_folder(tmp_path, {"lesion": 3}))
+    assert manifest.counts == {"lesion": 3}
+    with pytest.raises(DataError, match=r"1 class .*lesion.*At least two were wanted"):
+        require_trainable(manifest)
