@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ganaug.cli.options import FOLDER, as_json, check_picture, on_device, show
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ganaug.sampling import Sampler
+
+
+def _truncations(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} was given; a number or several were wanted, such as 0.3,0.7,1.") from None
 
 
 @click.command(short_help="Draw a picture of what a generator makes.")
@@ -16,6 +29,26 @@ from ganaug.cli.options import FOLDER, as_json, check_picture, on_device, show
 @click.option("--classes", default=None, metavar="A,B", show_default="all", help="Only these classes.")
 @click.option("--real", type=FOLDER, default=None, metavar="DATA", help="Show real images of DATA beside them.")
 @click.option("--interpolate", is_flag=True, help="Walk between two latents in each row.")
+@click.option(
+    "--mix-styles", is_flag=True, help="Coarse styles of each row's first image, fine styles of the class's top row."
+)
+@click.option(
+    "--truncation",
+    "truncations",
+    default="1",
+    show_default=True,
+    metavar="PSI[,PSI…]",
+    callback=_truncations,
+    help="Above 0 to 1; several: a row for each.",
+)
+@click.option(
+    "--project",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=None,
+    metavar="IMAGE",
+    help="Find the closest synthetic image; draws image, closest, difference.",
+)
+@click.option("--to-class", default=None, metavar="NAME", show_default="the closest", help="Class for --project.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other images.")
 @on_device
 @click.option("--overwrite", is_flag=True, help="Replace the file --out.")
@@ -27,28 +60,77 @@ def preview(
     classes: str | None,
     real: Path | None,
     interpolate: bool,
+    mix_styles: bool,
+    truncations: tuple[float, ...],
+    project: Path | None,
+    to_class: str | None,
     seed: int,
     device: str,
     overwrite: bool,
     json_: bool,
 ) -> None:
     """Draw a picture of what the generator of RUN makes: one row for each class."""
+    if sum((interpolate, mix_styles, project is not None)) > 1:
+        raise click.UsageError("Give at most one of --interpolate, --mix-styles and --project.")
+    if real is not None and (mix_styles or project is not None):
+        raise click.UsageError("--real goes with neither --mix-styles nor --project.")
+    if project is None and to_class is not None:
+        raise click.UsageError("--to-class was given without --project IMAGE.")
+    if len(truncations) > 1 and mix_styles:
+        raise click.UsageError("--mix-styles takes one --truncation.")
+    if truncations != (1.0,) and project is not None:
+        raise click.UsageError("--project takes no --truncation.")
     check_picture(out, overwrite)
     from ganaug.data import scan
     from ganaug.data.pictures import save_picture
     from ganaug.files import disk_errors
     from ganaug.sampling import load
+    from ganaug.sampling.preview import mixing_picture
     from ganaug.sampling.preview import preview as draw
 
     gan = load(run, device=device)
-    picture = draw(
-        gan,
-        columns=columns,
-        seed=seed,
-        classes=[name.strip() for name in classes.split(",")] if classes else (),
-        interpolate=interpolate,
-        real=scan(real, slices=gan.header.settings.get("slices")) if real else None,
-    )
+    names = [name.strip() for name in classes.split(",")] if classes else ()
+    facts: dict[str, Any] = {}
+    text = ""
+    if project is not None:
+        picture, facts = _project(gan, project, to_class, seed, show_progress=not json_)
+        text = (
+            f"The closest image is a {facts['class']!r} at a distance of {facts['distance']:.4f}; the closest of the "
+            f"samples was at {facts['start_distance']:.4f} (root mean square, values from -1 to 1).\n"
+        )
+    elif mix_styles:
+        picture = mixing_picture(gan, columns=columns, seed=seed, classes=names, truncation=truncations[0])
+    else:
+        picture = draw(
+            gan,
+            columns=columns,
+            seed=seed,
+            classes=names,
+            interpolate=interpolate,
+            truncations=truncations,
+            real=scan(real, slices=gan.header.settings.get("slices")) if real else None,
+        )
     with disk_errors(out.parent):
         save_picture(picture, out)
-    show({"out": str(out), "width": picture.width, "height": picture.height}, json_, f"The picture is {out}.")
+    size = {"width": picture.width, "height": picture.height}
+    show({"out": str(out), **size, **facts}, json_, f"{text}The picture is {out}.")
+
+
+def _project(
+    gan: Sampler, path: Path, name: str | None, seed: int, *, show_progress: bool
+) -> tuple[Image.Image, dict[str, Any]]:
+    """Return the picture of a projection, and what there is to say of it."""
+    import torch
+
+    from ganaug.sampling.latent_tools import project
+    from ganaug.sampling.preview import labels_of, projection_picture, read_image
+
+    image = read_image(gan, path)
+    label = None if name is None else labels_of(gan, [name])[0]
+    found = project(gan, torch.from_numpy(image), label=label, seed=seed, show_progress=show_progress)
+    facts = {
+        "class": gan.classes[found.label],
+        "distance": found.distance,
+        "start_distance": found.start_distance,
+    }
+    return projection_picture(gan, image, found), facts

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from ganaug.plugins import load_plugin
+
+
+@runtime_checkable
+class StyleGenerator(Protocol):
+    """A generator that makes its images from styles w, one for each of its layers, which it maps its latents to."""
+
+    layers: int
+    """How many styles an image takes, from the coarsest layer to the finest."""
+    style_dim: int
+    """W, the length of a style."""
+
+    def map(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """Return the styles (N×W) of latents (N×Z) of classes `labels` (N)."""
+
+    def synthesize(self, styles: Tensor) -> Tensor:
+        """Return the images (N×C×spatial) of styles, N×layers×W."""
 
 
 def build_network(

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from click.testing import CliRunner, Result
 from PIL import Image
 
+from ganaug.cli.preview import preview as command
 from ganaug.data import scan
 from ganaug.data.pictures import GAP, picture_grid, save_picture
 from ganaug.data.readers import read
-from ganaug.errors import ConfigError, ModelFileError
-from ganaug.models.latents import latents_for
-from ganaug.sampling.preview import preview, real_rows, slerp
+from ganaug.errors import ConfigError, DataError, ModelFileError
+from ganaug.sampling.latent_tools import project
+from ganaug.sampling.preview import (
+    COARSE_ROWS,
+    mixing_picture,
+    preview,
+    projection_picture,
+    read_image,
+    real_rows,
+)
 from ganaug.sampling.sampler import Sampler
+from ganaug.training.run import Run
+from tests.models.archs import random_sampler
 from tests.tiny import write_shapes
 
 SCALE = 4  # 16 pixels are enlarged to a cell of 64
@@ -101,24 +112,113 @@ def test_wrong_requests_are_errors(gan: Sampler, tmp_path: Path) -> None:
         preview(gan, real=other)
 
 
-def test_slerp_ends_at_its_ends_and_keeps_the_length() -> None:
-    start, end = latents_for([0, 0], [0, 1], seed=0, dim=64)
-    end = end * start.norm() / end.norm()
-    path = slerp(start, end, torch.linspace(0, 1, 9))
-    assert torch.allclose(path[0], start, atol=1e-5)
-    assert torch.allclose(path[-1], end, atol=1e-5)
-    assert torch.allclose(path.norm(dim=1), start.norm().expand(9), rtol=1e-4)
-    assert torch.lerp(start, end, 0.5).norm() < 0.9 * start.norm(), "a straight line would be shorter in the middle"
-    turns = torch.nn.functional.cosine_similarity(path[:-1], path[1:])
-    assert torch.allclose(turns, turns[:1].expand(8), atol=1e-4), "equal steps"
+def test_truncation_draws_the_same_latents_under_each_factor_row_by_row(gan: Sampler) -> None:
+    picture = preview(gan, columns=3, classes=["disk", "ring"], truncations=(0.3, 1.0))
+    for row, (label, psi) in enumerate(((1, 0.3), (1, 1.0), (2, 0.3), (2, 1.0))):
+        images = gan.stored(gan.sample([label] * 3, truncation=psi))
+        for column in range(3):
+            found = _cell(picture, row, column, rows=4, columns=3)
+            assert np.abs(found.astype(int) - images[column, 0].numpy()).max() <= 1
 
 
-def test_slerp_between_parallel_latents_stays_finite() -> None:
-    start = torch.randn(8)
-    for end in (start, start * 2, -start, start * (1 + 1e-7)):
-        path = slerp(start, end, torch.linspace(0, 1, 5))
-        assert torch.isfinite(path).all()
-        assert torch.allclose(path[-1], end, atol=1e-5)
+def test_real_images_stand_beside_every_row_of_their_class(gan: Sampler, shapes: Path) -> None:
+    plain = preview(gan, columns=2, real=scan(shapes))
+    both = preview(gan, columns=2, real=scan(shapes), truncations=(0.5, 1.0))
+    assert both.height > 1.8 * plain.height
+
+
+def test_mixed_styles_stand_between_the_images_that_they_come_from(tmp_path: Path) -> None:
+    gan = random_sampler("style", tmp_path / "model.safetensors", size=(16, 16))
+    picture = mixing_picture(gan, columns=4, seed=2, classes=["b", "c"])
+    lines = COARSE_ROWS + 1
+    for block, label in enumerate((1, 2)):
+        images = gan.stored(gan.sample([label] * (COARSE_ROWS + 4), seed=2))[:, 0].numpy().astype(int)
+        cells = np.array(
+            [
+                [_cell(picture, lines * block + row, column, rows=2 * lines, columns=5) for column in range(5)]
+                for row in range(lines)
+            ]
+        ).astype(int)
+        assert (cells[0, 0] == 255).all()
+        for column in range(4):
+            assert np.abs(cells[0, 1 + column] - images[COARSE_ROWS + column]).max() <= 1
+        for row in range(COARSE_ROWS):
+            assert np.abs(cells[1 + row, 0] - images[row]).max() <= 1
+            for column in range(4):
+                mixed = cells[1 + row, 1 + column]
+                assert np.abs(mixed - cells[1 + row, 0]).mean() > 1
+                assert np.abs(mixed - cells[0, 1 + column]).mean() > 1
+
+
+def test_mixing_a_model_without_styles_is_an_error_that_says_what_to_train(gan: Sampler) -> None:
+    with pytest.raises(ConfigError, match=r"arch 'style' was wanted.*--set arch=style"):
+        mixing_picture(gan)
+
+
+def test_a_file_is_read_as_the_training_read_it(gan: Sampler, shapes: Path, tmp_path: Path) -> None:
+    path = shapes / "disk" / "000.png"
+    (row,) = real_rows(gan, scan(shapes), ["disk"], 1)
+    assert np.array_equal(read_image(gan, path), row[0])
+    large = tmp_path / "color.png"
+    Image.open(path).convert("RGB").resize((64, 48)).save(large)
+    image = read_image(gan, large)
+    assert image.shape == (1, 16, 16)
+    assert image.dtype == np.float32
+    assert -1 <= image.min() < image.max() <= 1
+    volume = tmp_path / "volume.npy"
+    np.save(volume, np.zeros((9, 9, 9, 9), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"volume\.npy: "):
+        read_image(gan, volume)
+
+
+def test_a_projection_is_drawn_as_image_closest_and_difference(gan: Sampler) -> None:
+    image = gan.sample([1], indices=[3])[0]
+    found = project(gan, image, steps=0)
+    picture = np.asarray(projection_picture(gan, image.numpy(), found))
+    side = 128
+    cells = [picture[GAP : GAP + side, -(GAP + side) * (3 - i) : -(GAP + side) * (3 - i) + side] for i in range(3)]
+    assert np.array_equal(cells[0], cells[1]), "sample 3 is among those that the search begins with"
+    assert np.ptp(cells[0]) > 50
+    assert (cells[2] == 0).all()
+    other = project(gan, image, label=0, steps=0)
+    assert np.asarray(projection_picture(gan, image.numpy(), other))[GAP:, -side:].max() > 50
+
+
+def test_the_command_draws_each_kind_of_picture(tiny_run: Run, shapes: Path, tmp_path: Path) -> None:
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(
+            command, [str(tiny_run.path), "--out", str(tmp_path / f"{len(list(tmp_path.iterdir()))}.png"), "--json",
+                      *map(str, arguments)]
+        )  # fmt: skip
+
+    image = shapes / "ring" / "000.png"
+    assert run("--truncation", "0.3,1").exit_code == 0
+    assert run("--interpolate", "--truncation", 0.5).exit_code == 0
+    found = run("--project", image, "--to-class", "ring")
+    assert found.exit_code == 0, found.output
+    facts = json.loads(found.stdout)
+    assert facts["class"] == "ring"
+    assert 0 < facts["distance"] < facts["start_distance"]
+    assert len(list(tmp_path.iterdir())) == 3
+    for wrong, word in (
+        (("--truncation", "much"), "0.3,0.7,1"),
+        (("--to-class", "ring"), "--project"),
+        (("--project", image, "--interpolate"), "at most one"),
+        (("--mix-styles", "--real", shapes), "--real"),
+        (("--mix-styles", "--truncation", "0.5,1"), "one --truncation"),
+        (("--project", image, "--truncation", "0.5"), "no --truncation"),
+    ):
+        refused = run(*wrong)
+        assert refused.exit_code == 2, wrong
+        assert word in refused.output
+    for wrong, message in (
+        (("--mix-styles",), "has no styles"),
+        (("--project", image, "--to-class", "square"), "square"),
+        (("--truncation", "0.5,2"), "truncation = 2.0"),
+    ):
+        refused = run(*wrong)
+        assert isinstance(refused.exception, ConfigError)
+        assert message in str(refused.exception)
 
 
 def test_a_grid_grows_with_its_names_and_headings() -> None:

@@ -282,7 +282,7 @@ def test_resuming_a_run_by_the_clock_with_kimg_follows_kimg(shapes: Path, tmp_pa
 
 def test_minutes_end_the_training_in_time(shapes: Path, tmp_path: Path) -> None:
     run = fit(shapes, tmp_path / "run", **{**SHORT, "kimg": 1e6}, minutes=0.01)  # hours, if the images counted
-    assert run.metrics()[-1]["seconds"] >= 0.6
+    assert run.metrics()[-1]["seconds"] >= 0.3  # the last of two snapshots may itself take the rest of the time
     assert run.metrics()[-1]["kimg"] < 1e6
 
 
