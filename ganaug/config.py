@@ -22,6 +22,8 @@ Pair = tuple[float, float]
 PLANES = ("axial", "coronal", "sagittal")
 RESIZE_MODES = ("auto", "stretch", "crop", "spacing")
 INTENSITIES = ("auto", "uint8", "window", "percentiles", "per-file")
+PENALTIES = ("auto", "r1r2", "r1", "gradient-penalty", "clip", "none")
+LABELS = ("class", "ignored")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class FitConfig:
     """The networks: a module of `ganaug.models.archs`."""
     loss: str = "relativistic"
     """The adversarial loss: a module of `ganaug.training.losses`."""
+    labels: str = "class"
+    """'class': the networks see each image's class; 'ignored': they do not, and samples of all classes are alike."""
 
     size: tuple[int, ...] | None = None
     """Height and width of the training images, or depth, height and width of volumes; None takes them from the
@@ -88,6 +92,16 @@ class FitConfig:
     """Adam's second-moment decay (β1 is 0)."""
     gamma: Pair = (1.0, 0.1)
     """Weight γ of the zero-centered gradient penalties R1 and R2."""
+    penalty: str = "auto"
+    """What holds the discriminator down: 'r1r2' or 'r1' (see `gamma`), 'gradient-penalty' (between real and fake, see
+    `gp_weight`), 'clip' (see `weight_clip`), 'none', or 'auto', what the loss's paper has."""
+    gp_weight: float = 10.0
+    """Weight λ of penalty 'gradient-penalty'."""
+    weight_clip: float = 0.01
+    """Largest absolute value of the discriminator's weights with penalty 'clip'."""
+    critic_steps: int | None = None
+    """Steps of the discriminator, each on its own batch, for each one of the generator; None takes the loss's own: 5
+    for the Wasserstein losses, else 1."""
     penalty_every: int = 1
     """Steps between penalties; above 1 ("lazy") each one is weighted up by this factor."""
     ema_half_life_kimg: Pair = (0.0, 10.0)
@@ -142,6 +156,11 @@ class FitConfig:
             "stem": (self.stem in (1, 2, 4), "1, 2 or 4"),
             "base": (self.base >= 2, "at least 2"),
             "burn_in": (0 < self.burn_in <= 1, "above 0 and at most 1"),
+            "labels": (self.labels in LABELS, _one_of(LABELS)),
+            "penalty": (self.penalty in PENALTIES, _one_of(PENALTIES)),
+            "gp_weight": (self.gp_weight >= 0, "at least 0"),
+            "weight_clip": (self.weight_clip > 0, "above 0"),
+            "critic_steps": (self.critic_steps is None or 1 <= self.critic_steps <= 100, "1 to 100"),
             "penalty_every": (self.penalty_every >= 1, "at least 1"),
             "class_power": (0 <= self.class_power <= 1, "between 0 and 1"),
             "gamma": (min(self.gamma) >= 0, "at least 0"),

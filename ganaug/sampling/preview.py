@@ -58,7 +58,7 @@ def preview(
                 images = gan.sample([label] * columns, seed=seed, truncation=truncation)
             rows.append(images.numpy())
             name = gan.classes[label]
-            titles.append(name if len(truncations) == 1 else f"{name}  ψ {truncation:g}")
+            titles.append(name if len(truncations) == 1 else f"{name}  psi {truncation:g}")
     if real is None:
         return picture_grid(rows, titles)
     names = [gan.classes[label] for label in labels]

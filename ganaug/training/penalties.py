@@ -1,12 +1,14 @@
-"""Zero-centered gradient penalties.
+"""What holds a discriminator down: gradient penalties, and the clipping of weights.
 
-Source: Mescheder et al., "Which training methods for GANs do actually converge?" (2018), equations 9 and 10.
+Sources: Mescheder et al., "Which training methods for GANs do actually converge?" (2018), equations 9 and 10 (R1, R2);
+Gulrajani et al., "Improved training of Wasserstein GANs" (2017), equation 3; Arjovsky et al., "Wasserstein GAN" (2017),
+algorithm 1 (clipping).
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 
 def squared_gradient_norms(logits: Tensor, images: Tensor) -> Tensor:
@@ -17,3 +19,24 @@ def squared_gradient_norms(logits: Tensor, images: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.float().square().flatten(1).sum(1)
+
+
+def unit_gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """Return (‖∇ₓ D(x)‖ - 1)² of each image, for the same arguments as `squared_gradient_norms`; see `between`."""
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    # Not the root of the squared norm, whose derivative at a slope of 0 is not finite.
+    return (torch.linalg.vector_norm(gradient.float().flatten(1), dim=1) - 1).square()
+
+
+def between(real: Tensor, fake: Tensor, generator: Generator) -> Tensor:
+    """Return a random point of the straight line between each real image and the fake beside it: N×…, float."""
+    epsilon = torch.rand(len(real), generator=generator, device=real.device).view(-1, *[1] * (real.ndim - 1))
+    return fake + epsilon * (real - fake)
+
+
+@torch.no_grad()
+def clip_weights(network: nn.Module, bound: float) -> None:
+    """Clip every parameter to [-bound, bound]."""
+    parameters: list[Tensor] = list(network.parameters())
+    torch._foreach_clamp_min_(parameters, -bound)
+    torch._foreach_clamp_max_(parameters, bound)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ganaug.config import FitConfig
-from ganaug.training.batches import BalancedBatches
+from ganaug.models import build_network, place
+from ganaug.training.augment import augment, profile
+from ganaug.training.batches import BalancedBatches, derived_seed
 from ganaug.training.gans import conditional
 from ganaug.training.gans.conditional import GAN
+from ganaug.training.schedules import cosine
 from tests.tiny import NETWORK
 
 
@@ -27,6 +32,59 @@ def _batch(size: tuple[int, ...] = (16, 16), channels: int = 1) -> tuple[Tensor,
 
 def _copy(gan: GAN) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in gan.tensors().items()}
+
+
+def _written_out(config: FitConfig, batch: tuple[Tensor, Tensor], steps: int) -> dict[str, Tensor]:
+    """Take steps of the relativistic game with R1 + R2, written out in one piece, and return all weights."""
+    torch.manual_seed(derived_seed(config.seed, "weights"))
+    generator, discriminator = (
+        place(build_network(config.arch, part, vars(config), size=(16, 16), channels=1, classes=2), "cpu")
+        for part in ("Generator", "Discriminator")
+    )
+    average = copy.deepcopy(generator)
+    adam_d, adam_g = (
+        torch.optim.Adam(network.parameters(), lr=config.lr[0], betas=(0.0, config.beta2[0]), fused=True)
+        for network in (discriminator, generator)
+    )
+    random, strength, (images, labels) = torch.Generator(), profile(config.augment), batch
+    for step in range(steps):
+        random.manual_seed(derived_seed(config.seed, "step", step, 0))
+
+        def now(pair: tuple[float, float], step: int = step) -> float:
+            return cosine(pair, step / steps, config.burn_in)
+
+        for optimizer in (adam_d, adam_g):
+            optimizer.param_groups[0] |= {"lr": now(config.lr), "betas": (0.0, now(config.beta2))}
+        fakes = generator(torch.randn(len(images), config.latent_dim, generator=random), labels)
+
+        both = torch.cat([images, fakes.detach()])
+        seen = augment(both, now(config.augment_p), strength, random).requires_grad_()
+        real, fake = discriminator(seen, labels.repeat(2)).chunk(2)
+        (slope,) = torch.autograd.grad(torch.cat([real, fake]).sum(), seen, create_graph=True)
+        r1, r2 = slope.square().flatten(1).sum(1).chunk(2)
+        adam_d.zero_grad()
+        (F.softplus(fake - real).mean() + now(config.gamma) / 2 * (r1.mean() + r2.mean())).backward()
+        adam_d.step()
+
+        seen_real, seen_fake = augment(torch.cat([images, fakes]), now(config.augment_p), strength, random).chunk(2)
+        real, fake = discriminator(seen_real, labels).detach(), discriminator(seen_fake, labels)
+        adam_g.zero_grad()
+        F.softplus(real - fake).mean().backward()
+        adam_g.step()
+        with torch.no_grad():
+            decay = 0.5 ** (len(images) / (1000 * now(config.ema_half_life_kimg))) if step else 0.0
+            for mean, parameter in zip(average.parameters(), generator.parameters(), strict=True):
+                mean.lerp_(parameter, 1 - decay)
+    networks = {"generator": generator, "discriminator": discriminator, "average": average}
+    return {f"{name}/{key}": v for name, network in networks.items() for key, v in network.state_dict().items()}
+
+
+def test_the_default_step_is_the_relativistic_game_with_r1_and_r2_bit_by_bit() -> None:
+    gan = _gan(gamma=(2.0, 0.5), ema_half_life_kimg=(0.0, 0.05), augment_p=(0.1, 0.4))
+    for step in range(5):
+        gan.step(*_batch(), step, step / 5)
+    found, wanted = gan.tensors(), _written_out(gan.config, _batch(), 5)
+    assert [name for name, value in wanted.items() if not torch.equal(found[name], value)] == []
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])

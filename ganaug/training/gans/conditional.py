@@ -14,7 +14,7 @@ from ganaug.plugins import load_plugin
 from ganaug.training.augment import augment, profile
 from ganaug.training.batches import derived_seed
 from ganaug.training.ema import update_ema
-from ganaug.training.penalties import squared_gradient_norms
+from ganaug.training.penalties import between, clip_weights, squared_gradient_norms, unit_gradient_penalty
 from ganaug.training.schedules import cosine
 
 
@@ -42,6 +42,8 @@ class GAN:
     ) -> None:
         self.config, self.device, self.bf16 = config, device, bf16
         self.loss = load_plugin("ganaug.training.losses", config.loss)
+        self.penalty = self.loss.PENALTY if config.penalty == "auto" else config.penalty
+        self.critic_steps = config.critic_steps or self.loss.CRITIC_STEPS
         self.strength = profile(config.augment)
         with torch.random.fork_rng(devices=[]):  # the user's own random state stays as it is
             torch.manual_seed(derived_seed(config.seed, "weights"))
@@ -51,6 +53,8 @@ class GAN:
             ]
         self.generator, self.discriminator = (place(part, device) for part in parts)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
+        if config.labels == "ignored":
+            _forget_classes(self.average)
         self.optimizers = [self._adam(self.discriminator), self._adam(self.generator)]
         self.random = torch.Generator(device)
         self.attempt = 0
@@ -61,7 +65,7 @@ class GAN:
         return torch.optim.Adam(network.parameters(), lr=self.config.lr[0], betas=betas, fused=True)
 
     def step(self, images: Tensor, labels: Tensor, step: int, progress: float) -> dict[str, Tensor]:
-        """Take one step of the discriminator and one of the generator.
+        """Take one step of the discriminator, and in every `critic_steps`-th call one of the generator.
 
         Args:
             images: N×C×H×W or N×C×D×H×W float32 in [-1, 1] on the device; labels: N int64.
@@ -72,6 +76,7 @@ class GAN:
             Scalar tensors (not yet synchronized with the CPU): losses, penalties, mean logits.
         """
         config = self.config
+        labels = self._seen(labels)
         self.random.manual_seed(derived_seed(config.seed, "step", step, self.attempt))
         p = cosine(config.augment_p, progress, config.burn_in)
         for optimizer in self.optimizers:
@@ -79,16 +84,20 @@ class GAN:
                 group["lr"] = cosine(config.lr, progress, config.burn_in) * 0.5**self.attempt
                 group["betas"] = (0.0, cosine(config.beta2, progress, config.burn_in))
 
-        with self._autocast():
+        generator_moves = (step + 1) % self.critic_steps == 0
+        with self._autocast(), torch.set_grad_enabled(generator_moves):
             fakes = self.generator(self._latents(len(images)), labels)
         metrics = self._step_discriminator(images, fakes.detach(), labels, step, progress, p)
-        metrics |= self._step_generator(images, fakes, labels, p)
+        if generator_moves:
+            metrics |= self._step_generator(images, fakes, labels, p)
         update_ema(
             self.average,
             self.generator,
             images=len(images),
             half_life_kimg=cosine(config.ema_half_life_kimg, progress, config.burn_in),
         )
+        if config.labels == "ignored":
+            _forget_classes(self.average)
         return metrics
 
     def _step_discriminator(
@@ -97,20 +106,35 @@ class GAN:
         config = self.config
         penalized = step % config.penalty_every == 0
         # The penalty is taken at the augmented images themselves, so it needs no second derivative of the augmentation.
-        seen = augment(torch.cat([images, fakes.float()]), p, self.strength, self.random)
-        seen = seen.detach().requires_grad_(penalized)
+        seen = augment(torch.cat([images, fakes.float()]), p, self.strength, self.random).detach()
+        # R1 alone differentiates the real half twice, and so the halves pass one after the other.
+        parts = list(seen.chunk(2)) if self.penalty == "r1" else [seen]
+        sloped = parts[0].requires_grad_(penalized and self.penalty in ("r1", "r1r2"))
         with self._autocast():
-            logits = self.discriminator(seen, labels.repeat(2)).float()
-            real, fake = logits.chunk(2)
+            logits = [self.discriminator(part, labels.repeat(len(part) // len(labels))).float() for part in parts]
+            real, fake = torch.cat(logits).chunk(2)
             loss = self.loss.discriminator_loss(real, fake)
-        metrics = {"loss_d": loss.detach(), "logit_gap": (real - fake).mean().detach()}
-        if penalized:
+        metrics = {
+            "loss_d": loss.detach(),
+            "loss_g": self.loss.generator_loss(real, fake).detach(),
+            "logit_gap": (real - fake).mean().detach(),
+        }
+        if sloped.requires_grad:
             with self._autocast():
-                r1, r2 = squared_gradient_norms(logits, seen).chunk(2)
+                norms = squared_gradient_norms(logits[0], sloped).split(len(images))
+            means = dict(zip(("r1", "r2"), [norm.mean() for norm in norms], strict=False))
             gamma = cosine(config.gamma, progress, config.burn_in) * config.penalty_every
-            loss = loss + gamma / 2 * (r1.mean() + r2.mean())
-            metrics |= {"r1": r1.mean().detach(), "r2": r2.mean().detach()}
+            loss = loss + gamma / 2 * sum(means.values())
+            metrics |= {name: mean.detach() for name, mean in means.items()}
+        if penalized and self.penalty == "gradient-penalty":
+            with self._autocast():
+                points = between(seen[: len(images)], seen[len(images) :], self.random).requires_grad_()
+                penalty = unit_gradient_penalty(self.discriminator(points, labels).float(), points).mean()
+            loss = loss + config.gp_weight * config.penalty_every * penalty
+            metrics["gradient_penalty"] = penalty.detach()
         self._update(0, self.discriminator, loss)
+        if self.penalty == "clip":
+            clip_weights(self.discriminator, config.weight_clip)
         return metrics
 
     def _step_generator(self, images: Tensor, fakes: Tensor, labels: Tensor, p: float) -> dict[str, Tensor]:
@@ -135,6 +159,9 @@ class GAN:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def _seen(self, labels: Tensor) -> Tensor:
+        return torch.zeros_like(labels) if self.config.labels == "ignored" else labels
 
     def _latents(self, count: int) -> Tensor:
         return torch.randn(count, self.config.latent_dim, generator=self.random, device=self.device)
@@ -180,3 +207,11 @@ class GAN:
             "discriminator": self.discriminator,
             "average": self.average,
         }
+
+
+@torch.no_grad()
+def _forget_classes(generator: nn.Module) -> None:
+    """Give all classes the embedding of class 0: whoever samples from these weights gets the same for each class."""
+    for module in generator.modules():
+        if isinstance(module, nn.Embedding):
+            module.weight.copy_(module.weight[:1].expand_as(module.weight))
