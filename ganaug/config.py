@@ -24,6 +24,7 @@ RESIZE_MODES = ("auto", "stretch", "crop", "spacing")
 INTENSITIES = ("auto", "uint8", "window", "percentiles", "per-file")
 PENALTIES = ("auto", "r1r2", "r1", "gradient-penalty", "clip", "none")
 LABELS = ("class", "ignored")
+CLASS_IN = ("input", "fine", "input+fine", "input+all")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ class FitConfig:
     """Length of the training as wall-clock minutes; schedules then follow the clock."""
     batch: int = 64
     """Real images in each step; the generator makes as many."""
+    pieces: int = 1
+    """Parts into which each process divides its images of a step, one after the other, to save memory; the step stays
+    the same."""
 
     latent_dim: int = 64
     """Dimension of the latent vector z ~ N(0, I)."""
@@ -111,6 +115,16 @@ class FitConfig:
 
     class_power: float = 0.5
     """Classes are drawn with p(c) ∝ n_c^class_power: 1 as in the data, 0 all alike."""
+    class_in: str = "input+fine"
+    """Where the class enters a generator of ``arch: modern``: 'input', joined to z; 'fine', by FiLM in the stages above
+    8 pixels; 'all', by FiLM in all stages; or two of them."""
+    transition: Pair = (0.0, 0.0)
+    """From which to which fraction of the training the classes come in: before, both networks are unconditional."""
+    embedding_noise: float = 0.0
+    """Standard deviation of the noise that a training adds to the embedding of a class of 20 images; less for larger
+    ones."""
+    augment_rare: float = 0.0
+    """Rare classes are augmented with probability p · (n_max / n_c)^augment_rare, at most 0.8."""
     augment: str = "safe"
     """Discriminator augmentation: a profile of `ganaug.training.augment`."""
     augment_p: Pair = (0.0, 0.3)
@@ -162,6 +176,14 @@ class FitConfig:
             "weight_clip": (self.weight_clip > 0, "above 0"),
             "critic_steps": (self.critic_steps is None or 1 <= self.critic_steps <= 100, "1 to 100"),
             "penalty_every": (self.penalty_every >= 1, "at least 1"),
+            "pieces": (self.pieces >= 1, "at least 1"),
+            "class_in": (self.class_in in CLASS_IN, _one_of(CLASS_IN)),
+            "transition": (
+                0 <= self.transition[0] <= self.transition[1] <= 1,
+                "two fractions of the training, the first not above the second",
+            ),
+            "embedding_noise": (self.embedding_noise >= 0, "at least 0"),
+            "augment_rare": (0 <= self.augment_rare <= 1, "between 0 and 1"),
             "class_power": (0 <= self.class_power <= 1, "between 0 and 1"),
             "gamma": (min(self.gamma) >= 0, "at least 0"),
             "lr": (min(self.lr) > 0, "above 0"),

@@ -5,7 +5,7 @@ Ravuri & Vinyals 2019, "Classification Accuracy Score for Conditional Generative
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,29 +57,18 @@ def cas(
     )
     check_images("test", test_images, test_labels, classes, at_least=1, shape=shape)
     sides = {"synthetic": (bank_images, bank_labels), "real": (real_images, real_labels)}
-    correct = {side: np.zeros((len(seeds), len(test_labels)), dtype=bool) for side in sides}
+    correct = {}
     with progress_bar("cas", len(seeds) * len(sides), unit="trainings", show=show_progress) as progress:
-        done = 0
-        for row, seed in enumerate(seeds):
-            for side, (images, labels) in sides.items():
-                rng = np.random.default_rng(seed)
-                chosen = np.concatenate(
-                    [rng.choice(np.flatnonzero(labels == k), n, replace=False) for k, n in enumerate(counts)]
-                )
-                data = ImageSet(images[chosen], labels[chosen], classes)
-                model = train_classifier(
-                    data,
-                    classes=len(classes),
-                    steps=steps,
-                    batch=batch,
-                    seed=seed,
-                    batches=balanced_batches(data.targets, steps=steps, batch=batch, seed=seed),
-                    augment=augment or ClassicalAugment(),
-                    device=device,
-                )
-                correct[side][row] = predict(model, test_images) == test_labels
-                done += 1
-                progress.update(done, f"{side}: accuracy {correct[side][row].mean():.3f}")
+        for number, (side, (images, labels)) in enumerate(sides.items()):
+
+            def report(done: int, accuracy: float, side: str = side, before: int = number * len(seeds)) -> None:
+                progress.update(before + done, f"{side}: accuracy {accuracy:.3f}")
+
+            correct[side] = hits_of(
+                images, labels, test_images, test_labels,
+                classes=classes, counts=counts, steps=steps, batch=batch, seeds=seeds, augment=augment,
+                device=device, report=report,
+            )  # fmt: skip
     result: dict[str, Any] = {
         "images_per_class": dict(zip(classes, counts.tolist(), strict=True)),
         "steps": steps,
@@ -92,3 +81,45 @@ def cas(
         result[f"{side}_recall"] = dict(zip(classes, recalls.tolist(), strict=True))
     result["ratio"] = result["synthetic_accuracy"] / max(result["real_accuracy"], 1e-12)
     return result
+
+
+def hits_of(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    test_images: NDArray[np.uint8],
+    test_labels: NDArray[np.int64],
+    *,
+    classes: Sequence[str],
+    counts: Sequence[int] | NDArray[np.int64],
+    steps: int = 600,
+    batch: int = 64,
+    seeds: Sequence[int] = range(3),
+    augment: ClassicalAugment | None = None,
+    device: torch.device | str = "cpu",
+    report: Callable[[int, float], None] | None = None,
+) -> NDArray[np.bool_]:
+    """Return which test images are classified rightly after training on `counts` images of each class.
+
+    One row for each seed, which draws the images and the classifier's weights: seeds × test images. See `cas`.
+    """
+    hits = np.zeros((len(seeds), len(test_labels)), dtype=bool)
+    for row, seed in enumerate(seeds):
+        rng = np.random.default_rng(seed)
+        chosen = np.concatenate(
+            [rng.choice(np.flatnonzero(labels == k), n, replace=False) for k, n in enumerate(counts)]
+        )
+        data = ImageSet(images[chosen], labels[chosen], classes)
+        model = train_classifier(
+            data,
+            classes=len(classes),
+            steps=steps,
+            batch=batch,
+            seed=seed,
+            batches=balanced_batches(data.targets, steps=steps, batch=batch, seed=seed),
+            augment=augment or ClassicalAugment(),
+            device=device,
+        )
+        hits[row] = predict(model, test_images) == test_labels
+        if report is not None:
+            report(row + 1, float(hits[row].mean()))
+    return hits

@@ -142,6 +142,7 @@ def _trainer(planned: Plan, run: Run, data: str | Path, show_progress: bool) -> 
         classes=len(manifest.classes),
         device=device,
         bf16=use_bf16(config.precision, device),
+        counts=[manifest.counts[name] for name in manifest.classes],
     )
     header = ModelHeader(
         model=config.model,

@@ -8,7 +8,7 @@ algorithm 1 (clipping).
 from __future__ import annotations
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 
 def squared_gradient_norms(logits: Tensor, images: Tensor) -> Tensor:
@@ -28,10 +28,9 @@ def unit_gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
     return (torch.linalg.vector_norm(gradient.float().flatten(1), dim=1) - 1).square()
 
 
-def between(real: Tensor, fake: Tensor, generator: Generator) -> Tensor:
-    """Return a random point of the straight line between each real image and the fake beside it: N×…, float."""
-    epsilon = torch.rand(len(real), generator=generator, device=real.device).view(-1, *[1] * (real.ndim - 1))
-    return fake + epsilon * (real - fake)
+def between(real: Tensor, fake: Tensor, at: Tensor) -> Tensor:
+    """Return a point of the straight line between each real image and the fake beside it, N×…; `at`: N in [0, 1]."""
+    return fake + at.view(-1, *[1] * (real.ndim - 1)) * (real - fake)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor
 from ganaug.models import StyleGenerator, build_network
 from ganaug.models.archs import modern, style
 from ganaug.models.archs.style import Generator, ModulatedConv, upsample
+from ganaug.models.labels import set_class_share
 from tests.models.archs import random_sampler, shake
 from tests.tiny import NETWORK
 
@@ -111,15 +112,48 @@ def test_in_training_about_half_of_the_images_take_their_finer_styles_from_anoth
     latents, labels = torch.randn(1000, 8), torch.arange(1000) % 3
     styles = _mixed(generator, latents, labels, monkeypatch)
     own = generator.map(latents, labels).detach()
-    others = generator.map(latents.roll(1, 0), labels).detach()
     from_own = (styles == own[:, None]).all(2)
+    assert from_own[:, 0].all(), "the coarsest style is the image's own"
+    others = generator.map(style._second_draw(latents)[0], labels).detach()
     from_other = (styles == others[:, None]).all(2)
     assert (from_own ^ from_other).all()
-    assert from_own[:, 0].all(), "the coarsest style is the image's own"
     assert (from_own[:, :-1] | ~from_own[:, 1:]).all(), "one crossover: own styles first, then the other's"
     crossovers = torch.bincount(from_own.sum(1), minlength=generator.layers + 1)
     assert 430 < crossovers[-1] < 570
     assert (crossovers[1:-1] > 25).all(), "every layer can be the first of the other's"
+
+
+def test_the_second_latents_are_normal_and_have_nothing_to_do_with_the_first() -> None:
+    torch.manual_seed(0)
+    latents = torch.randn(20_000, 8)
+    others, chance = style._second_draw(latents)
+    assert others.mean().abs() < 0.01
+    assert others.std() == pytest.approx(1, abs=0.01)
+    assert others.pow(4).mean() == pytest.approx(3, abs=0.1)
+    joint = torch.cat([latents, latents.abs(), others, chance], dim=1)
+    correlation = torch.corrcoef(joint.t())[16:, :] - torch.eye(25)[16:]
+    assert correlation.abs().max() < 0.04
+    assert 0 <= chance.min() < 0.01 < 0.99 < chance.max() < 1
+
+
+def test_a_training_pass_makes_the_same_images_however_the_batch_is_divided() -> None:
+    generator = _generator().train()
+    latents, labels = torch.randn(12, 8), torch.arange(12) % 3
+    with torch.no_grad():
+        whole = generator(latents, labels)
+        parts = [generator(*part) for part in zip(latents.split(5), labels.split(5), strict=True)]
+    assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
+
+
+def test_a_class_that_comes_in_slowly_moves_the_styles_little_at_first() -> None:
+    generator = _generator()
+    latents, labels = torch.randn(16, 8), torch.zeros(16, dtype=torch.int64)
+    moved = []
+    for share in (0.0, 0.01, 0.1, 1.0):
+        set_class_share(generator, share)
+        moved.append(float((generator.map(latents, labels) - generator.map(latents, labels + 1)).abs().mean().detach()))
+    assert moved[0] == 0
+    assert 0 < moved[1] < moved[2] / 3 < moved[3] / 9
 
 
 def test_mixing_draws_no_random_numbers_and_stops_in_evaluation_mode(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -15,14 +16,22 @@ from ganaug.models import build_network, place
 from ganaug.training.augment import augment, profile
 from ganaug.training.batches import BalancedBatches, derived_seed
 from ganaug.training.gans import conditional
-from ganaug.training.gans.conditional import GAN
+from ganaug.training.gans.conditional import GAN, class_share
 from ganaug.training.schedules import cosine
-from tests.tiny import NETWORK
+from tests.tiny import NETWORK, randomize
 
 
-def _gan(*, size: tuple[int, ...] = (16, 16), channels: int = 1, bf16: bool = False, **changes: Any) -> GAN:
+def _gan(
+    *,
+    size: tuple[int, ...] = (16, 16),
+    channels: int = 1,
+    bf16: bool = False,
+    counts: tuple[int, int] | None = None,
+    **changes: Any,
+) -> GAN:
     config = FitConfig(**{**NETWORK, "batch": 8, **changes})
-    return GAN(config, size=size, channels=channels, classes=2, device=torch.device("cpu"), bf16=bf16)
+    device = torch.device("cpu")
+    return GAN(config, size=size, channels=channels, classes=2, device=device, bf16=bf16, counts=counts)
 
 
 def _batch(size: tuple[int, ...] = (16, 16), channels: int = 1) -> tuple[Tensor, Tensor]:
@@ -48,15 +57,19 @@ def _written_out(config: FitConfig, batch: tuple[Tensor, Tensor], steps: int) ->
     )
     random, strength, (images, labels) = torch.Generator(), profile(config.augment), batch
     for step in range(steps):
-        random.manual_seed(derived_seed(config.seed, "step", step, 0))
+
+        def seed(use: str, step: int = step) -> None:
+            random.manual_seed(derived_seed(config.seed, "step", step, 0, use))
 
         def now(pair: tuple[float, float], step: int = step) -> float:
             return cosine(pair, step / steps, config.burn_in)
 
         for optimizer in (adam_d, adam_g):
             optimizer.param_groups[0] |= {"lr": now(config.lr), "betas": (0.0, now(config.beta2))}
+        seed("latents")
         fakes = generator(torch.randn(len(images), config.latent_dim, generator=random), labels)
 
+        seed("discriminator")
         both = torch.cat([images, fakes.detach()])
         seen = augment(both, now(config.augment_p), strength, random).requires_grad_()
         real, fake = discriminator(seen, labels.repeat(2)).chunk(2)
@@ -66,6 +79,7 @@ def _written_out(config: FitConfig, batch: tuple[Tensor, Tensor], steps: int) ->
         (F.softplus(fake - real).mean() + now(config.gamma) / 2 * (r1.mean() + r2.mean())).backward()
         adam_d.step()
 
+        seed("generator")
         seen_real, seen_fake = augment(torch.cat([images, fakes]), now(config.augment_p), strength, random).chunk(2)
         real, fake = discriminator(seen_real, labels).detach(), discriminator(seen_fake, labels)
         adam_g.zero_grad()
@@ -101,7 +115,7 @@ def test_steps_stay_finite_and_train_every_network(size: tuple[int, ...], channe
         assert all(torch.isfinite(value) and value.shape == () for value in metrics.values())
     after = gan.tensors()
     for network in ("generator", "discriminator", "average"):
-        names = [name for name in before if name.startswith(f"{network}/") and "film" not in name]
+        names = [name for name in before if name.startswith(f"{network}/") and not re.search(r"film|share$", name)]
         still = {name for name in names if torch.equal(before[name], after[name])}
         assert still <= {"discriminator/logit.bias"}  # a relativistic loss does not see a constant
     assert all(torch.isfinite(value).all() for value in after.values())
@@ -177,9 +191,9 @@ def test_real_and_fake_images_are_augmented_in_one_call_with_the_scheduled_p(mon
     calls: list[tuple[Tensor, float]] = []
     original = conditional.augment
 
-    def spy(images: Tensor, p: float, *rest: Any) -> Tensor:
+    def spy(images: Tensor, p: float, *rest: Any, **rows: Any) -> Tensor:
         calls.append((images.detach().clone(), p))
-        return original(images, p, *rest)
+        return original(images, p, *rest, **rows)
 
     monkeypatch.setattr(conditional, "augment", spy)
     gan = _gan(augment_p=(0.0, 0.4), burn_in=0.5)
@@ -316,3 +330,104 @@ def test_a_few_seconds_of_training_bring_each_class_to_its_template_volume() -> 
     for c in (0, 1):
         assert after[c, c] < before[c, c] / 2
         assert after[c, c] < after[c, 1 - c] / 2
+
+
+def _steps(pieces: int = 1, **changes: Any) -> dict[str, Tensor]:
+    gan = _gan(pieces=pieces, augment_p=(0.5, 0.5), counts=(2, 40), **changes)
+    for step in range(3):
+        gan.step(*_batch(), step, 0.5)
+    return gan.tensors()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"embedding_noise": 1.0, "augment_rare": 0.3, "transition": (0.0, 1.0)},
+        {"loss": "wgan-gp", "critic_steps": 2},
+        {"penalty": "r1", "loss": "nonsaturating"},
+    ],
+    ids=["default", "rare classes", "wgan-gp", "r1"],
+)
+def test_a_step_is_the_same_in_one_piece_and_in_several(changes: dict[str, Any]) -> None:
+    whole, divided = _steps(1, **changes), _steps(3, **changes)
+    moments = {name for name in whole if "exp_avg_sq" in name}  # Adam divides by these: tiny ones magnify rounding
+    for name in whole.keys() - moments:
+        assert torch.allclose(whole[name], divided[name], atol=2e-4), name
+    other = _steps(1, **changes, seed=1)
+    assert not torch.allclose(whole["generator/input.weight"], other["generator/input.weight"], atol=2e-3)
+
+
+def test_each_metric_is_of_the_whole_batch_however_it_is_divided() -> None:
+    found = [_gan(pieces=pieces).step(*_batch(), 0, 0.5) for pieces in (1, 4)]
+    assert found[0].keys() == found[1].keys() >= {"loss_d", "loss_g", "r1", "r2", "logit_gap"}
+    for name, value in found[0].items():
+        assert float(found[1][name]) == pytest.approx(float(value), rel=1e-3, abs=1e-5), name
+
+
+def test_in_a_transition_the_class_comes_in_from_nothing_to_all() -> None:
+    config = FitConfig(transition=(0.2, 0.6))
+    shares = [class_share(config, progress) for progress in (0.0, 0.2, 0.3, 0.5, 0.6, 1.0)]
+    assert shares == pytest.approx([0, 0, 0.25, 0.75, 1, 1])
+    assert class_share(FitConfig(), 0.0) == 1
+    assert class_share(FitConfig(labels="ignored", transition=(0.2, 0.6)), 1.0) == 0
+
+
+@pytest.mark.parametrize(("progress", "blind"), [(0.1, True), (0.9, False)])
+def test_before_a_transition_no_network_sees_the_class(progress: float, blind: bool) -> None:
+    gan = _gan(transition=(0.2, 0.6))
+    for network in (gan.generator, gan.discriminator):
+        randomize(network)
+    images, labels = _batch()
+    gan.step(images, labels, 0, progress)
+    latents = torch.randn(8, NETWORK["latent_dim"])
+    for of_class in (gan.discriminator(images, labels), gan.generator(latents, labels), gan.sample(latents, labels)):
+        assert len(of_class) == 8
+    same = [
+        torch.equal(gan.discriminator(images, labels), gan.discriminator(images, 1 - labels)),
+        torch.equal(gan.generator(latents, labels), gan.generator(latents, 1 - labels)),
+        torch.equal(gan.sample(latents, labels), gan.sample(latents, 1 - labels)),
+    ]
+    assert same == [blind] * 3
+
+
+def test_noise_on_the_embedding_reaches_the_generator_in_training_and_is_larger_for_rare_classes() -> None:
+    gan = _gan(embedding_noise=2.0, counts=(20, 2000))
+    noises: list[Tensor] = []
+    embed = gan.generator.embed
+    embed.register_forward_pre_hook(lambda _module, given: noises.append(given[1]))
+    images = torch.zeros(64, 1, 16, 16)
+    labels = torch.arange(64) % 2
+    gan.step(images, labels, 0, 0.5)
+    rare, common = noises[0][labels == 0].std(), noises[0][labels == 1].std()
+    assert float(rare) == pytest.approx(2.0, rel=0.2)
+    assert float(common) == pytest.approx(2.0 * (1 - 0.99**20), rel=0.2)
+    first, again = (gan.sample(torch.zeros(2, NETWORK["latent_dim"]), torch.zeros(2).long()) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_rare_classes_are_augmented_more_often_but_not_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    original = conditional.augment
+    monkeypatch.setattr(
+        conditional, "augment", lambda images, p, *rest, **rows: seen.append(p) or original(images, p, *rest, **rows)
+    )
+    gan = _gan(augment_p=(0.2, 0.2), augment_rare=0.5, counts=(25, 100))
+    images, labels = _batch()
+    gan.step(images, labels, 0, 0.0)
+    assert torch.equal(seen[0], torch.where(labels.repeat(2) == 0, 0.4, 0.2))
+    gan = _gan(augment_p=(0.2, 0.2), augment_rare=1.0, counts=(1, 100))
+    gan.step(images, labels, 0, 0.0)
+    assert float(seen[-1].max()) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("class_in", ["input", "fine", "input+fine", "input+all"])
+def test_the_class_reaches_the_images_by_each_way(class_in: str) -> None:
+    gan = _gan(class_in=class_in)
+    randomize(gan.generator)
+    latents = torch.randn(4, NETWORK["latent_dim"])
+    zeros = torch.zeros(4, dtype=torch.int64)
+    assert not torch.equal(gan.generator(latents, zeros), gan.generator(latents, zeros + 1))
+    embedded = sum("film" in name for name, _ in gan.generator.named_parameters())
+    assert (embedded > 0) == (class_in != "input")
+    assert gan.generator.input.in_features == NETWORK["latent_dim"] + NETWORK["label_dim"] * ("input" in class_in)

@@ -29,6 +29,7 @@ from ganaug.errors import ConfigError
 from ganaug.models import channels_last
 from ganaug.models.conv import Conv
 from ganaug.models.grids import stage_widths
+from ganaug.models.labels import ClassEmbedding
 
 MOMENTUM = 0.1
 """Weight of the newest batch in the running averages of the normalization."""
@@ -124,7 +125,7 @@ class Generator(nn.Module):
         grids = floor_grids(size, base=base, stem=stem)
         stages = stage_widths(widths, len(grids))
         self.grid = grids[0]
-        self.embed = nn.Embedding(classes, label_dim)
+        self.embed = ClassEmbedding(classes, label_dim)
         self.input = nn.Linear(latent_dim + label_dim, stages[0] * math.prod(self.grid), bias=False)
         self.norms = nn.ModuleList(BatchNorm(width) for width in stages)
         self.doublings = nn.ModuleList(
@@ -138,8 +139,8 @@ class Generator(nn.Module):
         nn.init.normal_(self.embed.weight)
         nn.init.normal_(self.input.weight, std=1 / math.sqrt(latent_dim + label_dim))
 
-    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        x = self.input(torch.cat([latents, self.embed(labels)], dim=1))
+    def forward(self, latents: Tensor, labels: Tensor, label_noise: Tensor | None = None) -> Tensor:
+        x = self.input(torch.cat([latents, self.embed(labels, label_noise)], dim=1))
         x = channels_last(x.view(x.shape[0], -1, *self.grid))
         x = F.relu(self.norms[0](x))
         for doubling, norm in zip(self.doublings, self.norms[1:], strict=True):
@@ -169,7 +170,7 @@ class Discriminator(nn.Module):
         features, width = stages[-1] * math.prod(grids[0]), stages[-1]
         self.features = nn.Linear(features, width)
         self.logit = nn.Linear(width, 1)
-        self.project = nn.Embedding(classes, width)
+        self.project = ClassEmbedding(classes, width)
         nn.init.kaiming_normal_(self.features.weight, a=0.2)
         nn.init.zeros_(self.features.bias)
         nn.init.normal_(self.project.weight)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ganaug.models import channels_last
 from ganaug.models.conv import Conv
 from ganaug.models.grids import coarser, stage_grids, stage_widths
+from ganaug.models.labels import ClassEmbedding
 
 FILM_ABOVE = 8
 """FiLM acts in stages whose longest side is above this many pixels: class details, not global layout."""
@@ -100,22 +101,26 @@ class Generator(nn.Module):
         expansion: float,
         base: int,
         stem: int,
+        class_in: str = "input+fine",
     ) -> None:
         super().__init__()
         dims = len(size)
         self.size = tuple(size)
+        self.joined = "input" in class_in
+        inputs = latent_dim + label_dim * self.joined
+        film_above = FILM_ABOVE if "fine" in class_in else 0 if "all" in class_in else math.inf
         self.grids = stage_grids(coarser(size, stem), base)
         stages = stage_widths(widths, len(self.grids))
         self.mode = "bilinear" if dims == 2 else "trilinear"
-        self.embed = nn.Embedding(classes, label_dim)
-        self.input = nn.Linear(latent_dim + label_dim, stages[0] * math.prod(self.grids[0]))
+        self.embed = ClassEmbedding(classes, label_dim)
+        self.input = nn.Linear(inputs, stages[0] * math.prod(self.grids[0]))
         self.stages = nn.ModuleList()
         self.changes = nn.ModuleList()
         previous = stages[0]
         for width, grid in zip(stages, self.grids, strict=True):
             change = nn.Identity() if width == previous else Conv(dims, previous, width, 1, bias=False)
             self.changes.append(change)
-            film = label_dim if max(grid) > FILM_ABOVE else None
+            film = label_dim if max(grid) > film_above else None
             self.stages.append(
                 nn.ModuleList(
                     ResidualBlock(dims, width, expansion=expansion, group_width=group_width, label_dim=film)
@@ -127,13 +132,13 @@ class Generator(nn.Module):
         self.head = Conv(dims, previous, previous, 3) if stem > 1 else None
         self.output = Conv(dims, previous, channels, 1)
         nn.init.normal_(self.embed.weight)
-        nn.init.normal_(self.input.weight, std=1 / math.sqrt(latent_dim + label_dim))
+        nn.init.normal_(self.input.weight, std=1 / math.sqrt(inputs))
         nn.init.zeros_(self.input.bias)
         nn.init.normal_(self.output.weight, std=1 / math.sqrt(previous))
 
-    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        embedded = self.embed(labels)
-        x = self.input(torch.cat([latents, embedded], dim=1))
+    def forward(self, latents: Tensor, labels: Tensor, label_noise: Tensor | None = None) -> Tensor:
+        embedded = self.embed(labels, label_noise)
+        x = self.input(torch.cat([latents, embedded], dim=1) if self.joined else latents)
         x = channels_last(x.view(x.shape[0], -1, *self.grids[0]))
         for grid, change, stage in zip(self.grids, self.changes, self.stages, strict=True):
             x = change(x)  # on the coarse grid: a quarter of the work
@@ -182,7 +187,7 @@ class Discriminator(nn.Module):
         features = previous * math.prod(self.grids[-1])
         self.features = nn.Linear(features, previous)
         self.logit = nn.Linear(previous, 1)
-        self.project = nn.Embedding(classes, previous)
+        self.project = ClassEmbedding(classes, previous)
         nn.init.normal_(self.input.weight, std=1 / math.sqrt(self.input.weight[0].numel()))
         nn.init.normal_(self.features.weight, std=1 / math.sqrt(features))
         nn.init.zeros_(self.features.bias)

@@ -27,6 +27,7 @@ from ganaug.models import channels_last
 from ganaug.models.archs.modern import Discriminator as Discriminator
 from ganaug.models.conv import Conv
 from ganaug.models.grids import coarser, stage_grids, stage_widths
+from ganaug.models.labels import ClassEmbedding
 
 MAPPING_LAYERS = 4
 """Layers of the mapping network (8 in the paper, 2 in StyleGAN2-ADA's small settings)."""
@@ -43,6 +44,17 @@ def _activate(x: Tensor) -> Tensor:
 
 def _normalized(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+
+
+def _second_draw(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Return other latents (N×Z, standard normal) and N×1 numbers, uniform in [0, 1), that follow from the latents.
+
+    They are made of bits so low that nothing of the latents themselves shows in them. So a training draws no random
+    numbers but those of its seed, and an image is the same however its batch is divided.
+    """
+    sizes = latents.float().abs()
+    low = torch.frac(sizes * 4096).clamp(1e-4, 1 - 1e-4)
+    return math.sqrt(2) * torch.erfinv(2 * low - 1), torch.frac(sizes[:, :1] * 64)
 
 
 class Dense(nn.Module):
@@ -105,7 +117,7 @@ class Generator(nn.Module):
     """Latents and labels to images, by way of styles.
 
     ``forward(latents: N×Z, labels: N) -> N×C×spatial``, float, about [-1, 1] (not clamped). In training, some images
-    take their finer styles from the latent before theirs.
+    take their finer styles from a second latent.
     """
 
     def __init__(
@@ -128,7 +140,7 @@ class Generator(nn.Module):
         if stem > 1:  # one stage more, narrow and with a single convolution, draws the finest details
             self.grids, stages = [*self.grids, tuple(size)], [*stages, stages[-1]]
         self.style_dim = latent_dim
-        self.embed = nn.Embedding(classes, label_dim)
+        self.embed = ClassEmbedding(classes, label_dim)
         sides = [latent_dim + label_dim, *[self.style_dim] * MAPPING_LAYERS]
         self.mapping = nn.ModuleList(Dense(sides[i], sides[i + 1]) for i in range(MAPPING_LAYERS))
         self.constant = nn.Parameter(torch.randn(1, stages[0], *self.grids[0]))
@@ -147,10 +159,12 @@ class Generator(nn.Module):
         """How many styles an image takes, from the coarsest layer to the finest."""
         nn.init.normal_(self.embed.weight)
 
-    def map(self, latents: Tensor, labels: Tensor) -> Tensor:
+    def map(self, latents: Tensor, labels: Tensor, label_noise: Tensor | None = None) -> Tensor:
         """Return the styles w (N×W, float32) of latents (N×Z) of classes `labels` (N)."""
         with torch.autocast(latents.device.type, enabled=False):
-            x = torch.cat([_normalized(latents.float()), _normalized(self.embed(labels))], dim=1)
+            # The share once more: normalization takes it out.
+            classes = _normalized(self.embed(labels, label_noise)) * self.embed.share
+            x = torch.cat([_normalized(latents.float()), classes], dim=1)
             for layer in self.mapping:
                 x = _activate(layer(x))
         return x
@@ -169,13 +183,11 @@ class Generator(nn.Module):
         assert image is not None
         return image
 
-    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
-        styles = self.map(latents, labels)[:, None].expand(-1, self.layers, -1)
+    def forward(self, latents: Tensor, labels: Tensor, label_noise: Tensor | None = None) -> Tensor:
+        styles = self.map(latents, labels, label_noise)[:, None].expand(-1, self.layers, -1)
         if self.training:
-            # The latent of the image before, in this image's class. Where to cross over follows from the latents, so
-            # that a training step draws no random numbers but those of its seed.
-            others = self.map(latents.roll(1, 0), labels)[:, None]
-            chance = torch.frac(latents[:, :1].float().abs() * 4096) / MIXING
-            finer = torch.arange(self.layers, device=styles.device) >= 1 + torch.floor(chance * (self.layers - 1))
-            styles = torch.where(finer[..., None], others, styles)
+            others, chance = _second_draw(latents)
+            first = 1 + torch.floor(chance / MIXING * (self.layers - 1))
+            finer = torch.arange(self.layers, device=styles.device) >= first
+            styles = torch.where(finer[..., None], self.map(others, labels, label_noise)[:, None], styles)
         return self.synthesize(styles)

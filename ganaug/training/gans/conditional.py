@@ -3,19 +3,59 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ganaug.config import FitConfig
+from ganaug.distributed import rank, sum_over_processes, world_size
 from ganaug.models import build_network, place
+from ganaug.models.labels import set_class_share
 from ganaug.plugins import load_plugin
 from ganaug.training.augment import augment, profile
 from ganaug.training.batches import derived_seed
 from ganaug.training.ema import update_ema
 from ganaug.training.penalties import between, clip_weights, squared_gradient_norms, unit_gradient_penalty
+from ganaug.training.rarity import MOST_AUGMENT, augment_raise, embedding_noise
 from ganaug.training.schedules import cosine
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some images of a batch, and the random numbers that go with them."""
+
+    images: Tensor
+    labels: Tensor
+    latents: Tensor
+    noise: Tensor | None
+    rows: Tensor
+    """Their positions in the batch of all processes."""
+    of: int
+    """Images in that batch."""
+
+    @property
+    def share(self) -> float:
+        """Their share of the batch, and of its mean loss."""
+        return len(self.images) / self.of
+
+    @property
+    def pair_rows(self) -> Tensor:
+        """Positions of these real images, and of the fakes beside them, in the batch of both."""
+        return torch.cat([self.rows, self.rows + self.of])
+
+
+def class_share(config: FitConfig, progress: float) -> float:
+    """Return the share that the class has in the networks' work at `progress` of the training (see `transition`)."""
+    if config.labels == "ignored":
+        return 0.0
+    start, end = config.transition
+    if progress >= end:
+        return 1.0
+    return max(0.0, (progress - start) / (end - start))
 
 
 class GAN:
@@ -26,6 +66,7 @@ class GAN:
         size: height and width of the images, or depth, height and width of volumes.
         channels: channels of the images.
         classes: number of classes.
+        counts: training images of each class, where the settings treat rare classes differently.
         device: where to train.
         bf16: run the networks under bfloat16 autocast; parameters, optimizer and the penalties' sums stay float32.
     """
@@ -39,6 +80,7 @@ class GAN:
         classes: int,
         device: torch.device,
         bf16: bool,
+        counts: Sequence[int] | None = None,
     ) -> None:
         self.config, self.device, self.bf16 = config, device, bf16
         self.loss = load_plugin("ganaug.training.losses", config.loss)
@@ -52,10 +94,13 @@ class GAN:
                 for part in ("Generator", "Discriminator")
             ]
         self.generator, self.discriminator = (place(part, device) for part in parts)
+        for network in (self.generator, self.discriminator):
+            set_class_share(network, class_share(config, 0.0))
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
-        if config.labels == "ignored":
-            _forget_classes(self.average)
         self.optimizers = [self._adam(self.discriminator), self._adam(self.generator)]
+        counts = counts or [1] * classes
+        self.noise = embedding_noise(counts, config.embedding_noise).to(device) if config.embedding_noise else None
+        self.augment_raise = augment_raise(counts, config.augment_rare).to(device) if config.augment_rare else None
         self.random = torch.Generator(device)
         self.attempt = 0
         """Rollbacks so far: each one draws other random numbers and halves the learning rate."""
@@ -67,104 +112,162 @@ class GAN:
     def step(self, images: Tensor, labels: Tensor, step: int, progress: float) -> dict[str, Tensor]:
         """Take one step of the discriminator, and in every `critic_steps`-th call one of the generator.
 
+        The step is a function of the whole batch: into how many pieces it is divided, over how many processes, changes
+        only the order in which numbers are summed (and what batch normalization sees, where a network has it).
+
         Args:
-            images: N×C×H×W or N×C×D×H×W float32 in [-1, 1] on the device; labels: N int64.
+            images: this process's images of the batch, N×C×H×W or N×C×D×H×W float32 in [-1, 1] on the device; the
+                processes have equally many, in the order of their ranks.
+            labels: N int64.
             step: number of the step; with the seed it determines all random numbers.
             progress: fraction of the training that is done, for the schedules.
 
         Returns:
-            Scalar tensors (not yet synchronized with the CPU): losses, penalties, mean logits.
+            Scalar tensors (not yet synchronized with the CPU): losses, penalties, mean logits; of the whole batch.
         """
         config = self.config
-        labels = self._seen(labels)
-        self.random.manual_seed(derived_seed(config.seed, "step", step, self.attempt))
-        p = cosine(config.augment_p, progress, config.burn_in)
+        self._schedule(progress)
+        augment_p = self._augment_p(progress)
+        pieces = self._pieces(images, labels, step)
+        generator_moves = (step + 1) % self.critic_steps == 0
+        keep = generator_moves and len(pieces) == 1  # the fakes of one piece serve both networks
+        metrics: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+
+        total = torch.zeros((), device=self.device)
+        for piece in pieces:
+            with torch.set_grad_enabled(keep):
+                fakes = self._fakes(piece)
+            loss, values = self._discriminator_loss(piece, fakes.detach(), step, progress, augment_p)
+            (loss * piece.share).backward()
+            total += loss.detach() * piece.share
+            for name, value in values.items():
+                metrics[name] += value.detach() * piece.share
+        self._update(0, total)
+        if self.penalty == "clip":
+            clip_weights(self.discriminator, config.weight_clip)
+
+        if generator_moves:
+            self.discriminator.requires_grad_(False)
+            total = torch.zeros((), device=self.device)
+            for piece in pieces:
+                loss = self._generator_loss(piece, fakes if keep else self._fakes(piece), step, augment_p)
+                (loss * piece.share).backward()
+                total += loss.detach() * piece.share
+            self.discriminator.requires_grad_(True)
+            metrics["loss_g"] = total.clone()
+            self._update(1, total)
+        sum_over_processes(list(metrics.values()))
+        update_ema(
+            self.average,
+            self.generator,
+            images=len(images) * world_size(),
+            half_life_kimg=cosine(config.ema_half_life_kimg, progress, config.burn_in),
+        )
+        return dict(metrics)
+
+    def _schedule(self, progress: float) -> None:
+        config = self.config
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = cosine(config.lr, progress, config.burn_in) * 0.5**self.attempt
                 group["betas"] = (0.0, cosine(config.beta2, progress, config.burn_in))
+        for network in (self.generator, self.discriminator):
+            set_class_share(network, class_share(config, progress))
 
-        generator_moves = (step + 1) % self.critic_steps == 0
-        with self._autocast(), torch.set_grad_enabled(generator_moves):
-            fakes = self.generator(self._latents(len(images)), labels)
-        metrics = self._step_discriminator(images, fakes.detach(), labels, step, progress, p)
-        if generator_moves:
-            metrics |= self._step_generator(images, fakes, labels, p)
-        update_ema(
-            self.average,
-            self.generator,
-            images=len(images),
-            half_life_kimg=cosine(config.ema_half_life_kimg, progress, config.burn_in),
-        )
-        if config.labels == "ignored":
-            _forget_classes(self.average)
-        return metrics
+    def _augment_p(self, progress: float) -> float | Tensor:
+        p = cosine(self.config.augment_p, progress, self.config.burn_in)
+        if self.augment_raise is None:
+            return p
+        return (p * self.augment_raise).clamp(max=max(p, MOST_AUGMENT))
 
-    def _step_discriminator(
-        self, images: Tensor, fakes: Tensor, labels: Tensor, step: int, progress: float, p: float
-    ) -> dict[str, Tensor]:
-        config = self.config
+    def _pieces(self, images: Tensor, labels: Tensor, step: int) -> list[_Piece]:
+        """Divide this process's part of the batch, with the random numbers that the whole batch would have."""
+        of = len(images) * world_size()
+        rows = torch.arange(len(images), device=self.device) + rank() * len(images)
+        latents = self._seeded(step, "latents", of, self.config.latent_dim)[rows]
+        noise = None
+        if self.noise is not None:
+            noise = self._seeded(step, "label noise", of, self.config.label_dim)[rows] * self.noise[labels, None]
+        size = math.ceil(len(images) / self.config.pieces)
+        return [
+            _Piece(images[part], labels[part], latents[part], None if noise is None else noise[part], rows[part], of)
+            for part in torch.arange(len(images), device=self.device).split(size)
+        ]
+
+    def _fakes(self, piece: _Piece) -> Tensor:
+        with self._autocast():
+            fakes: Tensor = self.generator(piece.latents, piece.labels, piece.noise)
+        return fakes.float()
+
+    def _augmented(self, piece: _Piece, fakes: Tensor, p: float | Tensor) -> Tensor:
+        """Return real and fake images, changed; `self.random` is at the start of its numbers for this."""
+        p = p if isinstance(p, float) else p[piece.labels.repeat(2)]
+        both = torch.cat([piece.images, fakes])
+        return augment(both, p, self.strength, self.random, rows=piece.pair_rows, of=2 * piece.of)
+
+    def _discriminator_loss(
+        self, piece: _Piece, fakes: Tensor, step: int, progress: float, p: float | Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        config, count = self.config, len(fakes)
         penalized = step % config.penalty_every == 0
+        self._seed(step, "discriminator")
         # The penalty is taken at the augmented images themselves, so it needs no second derivative of the augmentation.
-        seen = augment(torch.cat([images, fakes.float()]), p, self.strength, self.random).detach()
+        seen = self._augmented(piece, fakes, p).detach()
         # R1 alone differentiates the real half twice, and so the halves pass one after the other.
         parts = list(seen.chunk(2)) if self.penalty == "r1" else [seen]
         sloped = parts[0].requires_grad_(penalized and self.penalty in ("r1", "r1r2"))
         with self._autocast():
-            logits = [self.discriminator(part, labels.repeat(len(part) // len(labels))).float() for part in parts]
+            logits = [self.discriminator(part, piece.labels.repeat(len(part) // count)).float() for part in parts]
             real, fake = torch.cat(logits).chunk(2)
             loss = self.loss.discriminator_loss(real, fake)
-        metrics = {
-            "loss_d": loss.detach(),
-            "loss_g": self.loss.generator_loss(real, fake).detach(),
-            "logit_gap": (real - fake).mean().detach(),
+        values = {
+            "loss_d": loss,
+            "loss_g": self.loss.generator_loss(real, fake),  # for a step in which the generator rests
+            "logit_gap": (real - fake).mean(),
         }
         if sloped.requires_grad:
             with self._autocast():
-                norms = squared_gradient_norms(logits[0], sloped).split(len(images))
+                norms = squared_gradient_norms(logits[0], sloped).split(count)
             means = dict(zip(("r1", "r2"), [norm.mean() for norm in norms], strict=False))
             gamma = cosine(config.gamma, progress, config.burn_in) * config.penalty_every
             loss = loss + gamma / 2 * sum(means.values())
-            metrics |= {name: mean.detach() for name, mean in means.items()}
+            values |= means
         if penalized and self.penalty == "gradient-penalty":
+            epsilon = torch.rand(piece.of, generator=self.random, device=self.device)[piece.rows]
             with self._autocast():
-                points = between(seen[: len(images)], seen[len(images) :], self.random).requires_grad_()
-                penalty = unit_gradient_penalty(self.discriminator(points, labels).float(), points).mean()
+                points = between(seen[:count], seen[count:], epsilon).requires_grad_()
+                penalty = unit_gradient_penalty(self.discriminator(points, piece.labels).float(), points).mean()
             loss = loss + config.gp_weight * config.penalty_every * penalty
-            metrics["gradient_penalty"] = penalty.detach()
-        self._update(0, self.discriminator, loss)
-        if self.penalty == "clip":
-            clip_weights(self.discriminator, config.weight_clip)
-        return metrics
+            values["gradient_penalty"] = penalty
+        return loss, values
 
-    def _step_generator(self, images: Tensor, fakes: Tensor, labels: Tensor, p: float) -> dict[str, Tensor]:
-        self.discriminator.requires_grad_(False)
-        seen_real, seen_fake = augment(torch.cat([images, fakes.float()]), p, self.strength, self.random).chunk(2)
+    def _generator_loss(self, piece: _Piece, fakes: Tensor, step: int, p: float | Tensor) -> Tensor:
+        self._seed(step, "generator")
+        seen_real, seen_fake = self._augmented(piece, fakes, p).chunk(2)
         with self._autocast():
             with torch.no_grad():
-                real = self.discriminator(seen_real, labels).float()
-            fake = self.discriminator(seen_fake, labels).float()
-            loss = self.loss.generator_loss(real, fake)
-        self._update(1, self.generator, loss)
-        self.discriminator.requires_grad_(True)
-        return {"loss_g": loss.detach()}
+                real = self.discriminator(seen_real, piece.labels).float()
+            fake = self.discriminator(seen_fake, piece.labels).float()
+            loss: Tensor = self.loss.generator_loss(real, fake)
+        return loss
 
-    def _update(self, which: int, network: nn.Module, loss: Tensor) -> None:
-        if not torch.isfinite(loss):  # skipped, not repaired: the loop counts it
-            return
+    def _update(self, which: int, loss: Tensor) -> None:
         optimizer = self.optimizers[which]
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        sum_over_processes([*gradients, loss])
+        if torch.isfinite(loss):  # else skipped, not repaired: the loop counts it
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
-    def _seen(self, labels: Tensor) -> Tensor:
-        return torch.zeros_like(labels) if self.config.labels == "ignored" else labels
+    def _seed(self, step: int, use: str) -> None:
+        self.random.manual_seed(derived_seed(self.config.seed, "step", step, self.attempt, use))
 
-    def _latents(self, count: int) -> Tensor:
-        return torch.randn(count, self.config.latent_dim, generator=self.random, device=self.device)
+    def _seeded(self, step: int, use: str, *shape: int) -> Tensor:
+        self._seed(step, use)
+        return torch.randn(*shape, generator=self.random, device=self.device)
 
     @torch.inference_mode()
     def sample(self, latents: Tensor, labels: Tensor) -> Tensor:
@@ -207,11 +310,3 @@ class GAN:
             "discriminator": self.discriminator,
             "average": self.average,
         }
-
-
-@torch.no_grad()
-def _forget_classes(generator: nn.Module) -> None:
-    """Give all classes the embedding of class 0: whoever samples from these weights gets the same for each class."""
-    for module in generator.modules():
-        if isinstance(module, nn.Embedding):
-            module.weight.copy_(module.weight[:1].expand_as(module.weight))
