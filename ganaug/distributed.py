@@ -7,7 +7,8 @@ the backward passes the gradients are summed in one flat vector, which is also r
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +28,77 @@ def world_size() -> int:
 def is_main() -> bool:
     """Return whether this process writes files and talks to the user."""
     return rank() == 0
+
+
+def local_rank() -> int:
+    """Return this process's number on its machine, which is also that of its GPU; 0 without torchrun."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """Connect the processes that torchrun started for as long as this lasts (one process has nothing to connect)."""
+    if world_size() == 1:
+        yield
+        return
+    import torch
+    from torch import distributed
+
+    if distributed.is_initialized():
+        yield
+        return
+    cuda = torch.cuda.is_available() and distributed.is_nccl_available()
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Let rank 0 do the work inside first, and then the others, who find what it kept."""
+    if not is_main():
+        wait()
+    yield
+    if is_main():
+        wait()
+
+
+def wait() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        from torch import distributed
+
+        distributed.barrier()
+
+
+def from_main(text: str) -> str:
+    """Return rank 0's text in every process."""
+    if world_size() == 1:
+        return text
+    import torch
+    from torch import distributed
+
+    data = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    length = torch.tensor([len(data)])
+    distributed.broadcast(length, 0)
+    if not is_main():
+        data = torch.zeros(int(length), dtype=torch.uint8)
+    distributed.broadcast(data, 0)
+    return bytes(data.numpy()).decode()
+
+
+def agree(seconds: float, stop: bool) -> tuple[float, bool]:
+    """Return rank 0's clock, and whether any process was told to stop."""
+    if world_size() == 1:
+        return seconds, stop
+    import torch
+    from torch import distributed
+
+    both = torch.tensor([seconds if is_main() else 0.0, float(stop)], dtype=torch.float64)
+    distributed.all_reduce(both)
+    return float(both[0]), bool(both[1])
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> None:

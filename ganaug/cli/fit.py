@@ -94,7 +94,8 @@ def fit(
     """Train a generator on the labelled folder DATA.
 
     Ctrl-C saves the state and prints the command that goes on. With --minutes the schedules follow the clock; use
-    --kimg for a run that can be repeated exactly.
+    --kimg for a run that can be repeated exactly. 'torchrun --nproc-per-node N -m ganaug fit …' trains on N GPUs, or
+    in N processes, which share each batch.
     """
     from ganaug.config import FitConfig, parse_assignments
 
@@ -119,19 +120,21 @@ def fit(
 
     FitConfig().updated(settings)  # a wrong setting is said before the folder is read
     from ganaug.data import left_out
+    from ganaug.distributed import is_main, processes
     from ganaug.files import check_output
     from ganaug.training.fit import fit as run_fit
     from ganaug.training.fit import scan_for
     from ganaug.training.plan import make_plan
     from ganaug.training.run import Run
 
+    context.with_resource(processes())
     plan = None
     if not resume:
-        if not dry_run:
+        if not dry_run and is_main():
             check_output(out, overwrite=overwrite, options="--resume or --overwrite")
         manifest = scan_for(data, recipe, settings, group_regex=group_regex, show_progress=not json_)
         plan = make_plan(manifest, recipe=recipe, settings=settings)
-        if not json_:
+        if not json_ and is_main():
             counts = ", ".join(f"{name}: {count}" for name, count in plan.manifest.counts.items())
             click.echo(f"{len(plan.manifest)} images: {counts}")
             for sentence in (*left_out(manifest), *plan.reasons):
@@ -156,6 +159,8 @@ def fit(
         planned=plan,
         **(settings if resume else {}),
     )
+    if not is_main():
+        return
     last = (run.metrics() or [{}])[-1]
     done = "It was complete already; give --minutes or --kimg to go on.\n" if before and last == before else ""
     text = (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ganaug.cli.options import FOLDER, as_json, check_picture, on_device, show
 
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ganaug.sampling import Sampler
+
+
+_FOR_ROWS = ("columns", "classes", "real", "truncations")
+"""Parameters that say what stands in the rows of a picture: a projection has none."""
 
 
 def _truncations(_context: click.Context, _parameter: click.Parameter, text: str) -> tuple[float, ...]:
@@ -28,7 +34,7 @@ def _truncations(_context: click.Context, _parameter: click.Parameter, text: str
 @click.option("--columns", type=click.IntRange(1, 100), default=10, show_default=True, help="Images of each class.")
 @click.option("--classes", default=None, metavar="A,B", show_default="all", help="Only these classes.")
 @click.option("--real", type=FOLDER, default=None, metavar="DATA", help="Show real images of DATA beside them.")
-@click.option("--interpolate", is_flag=True, help="Walk between two latents in each row.")
+@click.option("--interpolate", is_flag=True, help="In each row, walk from one sample to another.")
 @click.option(
     "--mix-styles", is_flag=True, help="Coarse styles of each row's first image, fine styles of the class's top row."
 )
@@ -43,17 +49,20 @@ def _truncations(_context: click.Context, _parameter: click.Parameter, text: str
 )
 @click.option(
     "--project",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=FOLDER,
     default=None,
     metavar="IMAGE",
-    help="Find the closest synthetic image; draws image, closest, difference.",
+    help="Find the closest image that the generator can make: draws the given one, the closest, and their difference. "
+    "Any file that 'fit' reads; a part of one is FILE#PART as 'inspect' names it, such as set.npz#test[3].",
 )
 @click.option("--to-class", default=None, metavar="NAME", show_default="the closest", help="Class for --project.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other images.")
 @on_device
 @click.option("--overwrite", is_flag=True, help="Replace the file --out.")
 @as_json
+@click.pass_context
 def preview(
+    context: click.Context,
     run: Path,
     out: Path,
     columns: int,
@@ -72,14 +81,19 @@ def preview(
     """Draw a picture of what the generator of RUN makes: one row for each class."""
     if sum((interpolate, mix_styles, project is not None)) > 1:
         raise click.UsageError("Give at most one of --interpolate, --mix-styles and --project.")
-    if real is not None and (mix_styles or project is not None):
-        raise click.UsageError("--real goes with neither --mix-styles nor --project.")
-    if project is None and to_class is not None:
+    if project is not None:
+        given = [name for name in _FOR_ROWS if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if given:
+            hint = " Name the class with --to-class." if "classes" in given else ""
+            raise click.UsageError(f"--project goes without {_options(context, given)}.{hint}")
+    elif to_class is not None:
         raise click.UsageError("--to-class was given without --project IMAGE.")
+    if real is not None and mix_styles:
+        raise click.UsageError("--mix-styles goes without --real.")
     if len(truncations) > 1 and mix_styles:
         raise click.UsageError("--mix-styles takes one --truncation.")
-    if truncations != (1.0,) and project is not None:
-        raise click.UsageError("--project takes no --truncation.")
+    if interpolate and columns < 2:
+        raise click.UsageError("--interpolate needs at least --columns 2: a way has two ends.")
     check_picture(out, overwrite)
     from ganaug.data import scan
     from ganaug.data.pictures import save_picture
@@ -95,8 +109,9 @@ def preview(
     if project is not None:
         picture, facts = _project(gan, project, to_class, seed, show_progress=not json_)
         text = (
-            f"The closest image is a {facts['class']!r} at a distance of {facts['distance']:.4f}; the closest of the "
-            f"samples was at {facts['start_distance']:.4f} (root mean square, values from -1 to 1).\n"
+            f"The closest image is of class {facts['class']!r}, {facts['distance']:.4f} away; the closest of "
+            f"{facts['samples']:,} samples was {facts['start_distance']:.4f} away (root mean square, values from -1 to "
+            "1).\n"
         )
     elif mix_styles:
         picture = mixing_picture(gan, columns=columns, seed=seed, classes=names, truncation=truncations[0])
@@ -116,21 +131,25 @@ def preview(
     show({"out": str(out), **size, **facts}, json_, f"{text}The picture is {out}.")
 
 
+def _options(context: click.Context, parameters: Sequence[str]) -> str:
+    """Return the option names of parameters, as the user types them."""
+    return " and ".join(option.opts[0] for option in context.command.params if option.name in parameters)
+
+
 def _project(
     gan: Sampler, path: Path, name: str | None, seed: int, *, show_progress: bool
 ) -> tuple[Image.Image, dict[str, Any]]:
     """Return the picture of a projection, and what there is to say of it."""
-    import torch
-
     from ganaug.sampling.latent_tools import project
     from ganaug.sampling.preview import labels_of, projection_picture, read_image
 
     image = read_image(gan, path)
     label = None if name is None else labels_of(gan, [name])[0]
-    found = project(gan, torch.from_numpy(image), label=label, seed=seed, show_progress=show_progress)
+    found = project(gan, image, label=label, seed=seed, show_progress=show_progress)
     facts = {
         "class": gan.classes[found.label],
         "distance": found.distance,
         "start_distance": found.start_distance,
+        "samples": found.samples,
     }
     return projection_picture(gan, image, found), facts

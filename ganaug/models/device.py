@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import torch
 
+from ganaug.distributed import local_rank, world_size
 from ganaug.errors import ConfigError
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device for 'auto' (CUDA where there is one), 'cpu', 'cuda' or 'cuda:N'."""
+    """Return the device for 'auto' (CUDA where there is one), 'cpu', 'cuda' or 'cuda:N'.
+
+    Of several processes on one machine each one gets its own GPU, unless a number is given.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and world_size() > 1:
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError:

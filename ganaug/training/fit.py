@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import shlex
 import sys
 from collections import Counter
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import ganaug
+from ganaug.config import FitConfig
 from ganaug.data import Manifest, load_tensor, scan
-from ganaug.distributed import world_size
+from ganaug.distributed import from_main, is_main, main_first, processes, wait, world_size
 from ganaug.errors import ConfigError, DataError
 from ganaug.files import MARKER, disk_errors, keep_apart, prepare_output, write_atomic, write_json
 from ganaug.models.device import choose_device, use_bf16
@@ -74,12 +76,21 @@ def fit(
         DivergedError: the training diverged or collapsed.
         Interrupted: stopped by the user; the state is saved.
     """
-    if world_size() > 1:
-        raise ConfigError(
-            f"{world_size()} processes were started (torchrun); this version trains in one. "
-            "Start 'ganaug fit' directly."
-        )
-    run = Run(Path(out))
+    with processes():
+        return _fit(data, Run(Path(out)), recipe, group_regex, resume, overwrite, show_progress, planned, settings)
+
+
+def _fit(
+    data: str | Path,
+    run: Run,
+    recipe: str,
+    group_regex: str | None,
+    resume: bool,
+    overwrite: bool,
+    show_progress: bool,
+    planned: Plan | None,
+    settings: Mapping[str, Any],
+) -> Run:
     fresh = not (resume and run.config_path.exists())
     # A marker without a config.json is left by a run that was stopped before it began.
     if resume and fresh and run.path.is_dir() and any(run.path.iterdir()) and not (run.path / MARKER).is_file():
@@ -90,26 +101,43 @@ def fit(
     elif planned is None:
         manifest = scan_for(data, recipe, settings, group_regex=group_regex, show_progress=show_progress)
         planned = make_plan(manifest, recipe=recipe, settings=settings)
-    threads = choose_threads(planned)
     # Kept in config.json: another number of threads sums in another order, and a resumed run is to be the same run.
-    planned = replace(planned, config=replace(planned.config, threads=threads))
+    planned = replace(planned, config=replace(planned.config, threads=choose_threads(planned)))
+    planned = _agreed(planned)
+    threads = planned.config.threads or 1
     with disk_errors(run.path), cpu_threads(threads):
-        if fresh:
-            keep_apart(run.path, Path(data))
-            prepare_output(run.path, overwrite=overwrite or resume, options="--resume or --overwrite")
-            write_json(run.manifest_path, planned.manifest.to_json())
-        write_json(run.config_path, _config_file(planned, group_regex))
+        if is_main():
+            if fresh:
+                keep_apart(run.path, Path(data))
+                prepare_output(run.path, overwrite=overwrite or resume, options="--resume or --overwrite")
+                write_json(run.manifest_path, planned.manifest.to_json())
+            write_json(run.config_path, _config_file(planned, group_regex))
+        wait()
         trainer = _trainer(planned, run, data, show_progress)
         if not fresh and checkpoints(run.checkpoints):
-            _report_damage(trainer.resume())
+            damage = trainer.resume()
+            wait()  # until all have read what rank 0 is about to change
+            _report_damage(damage)
             _drop_later_metrics(run, trainer.state.step * planned.config.batch / 1000)
         with progress_bar("fit", 100.0, unit="%", show=show_progress) as progress:
             try:
                 trainer.train(progress)
             finally:
-                if run.model_path.exists():
+                if is_main() and run.model_path.exists():
                     write_report(run)
     return run
+
+
+def _agreed(planned: Plan) -> Plan:
+    """Return rank 0's plan: what was timed may have come out differently in each process."""
+    size = world_size()
+    if planned.config.batch % size:
+        raise ConfigError(
+            f"batch = {planned.config.batch} was given for {size} processes, which share it; a multiple of {size} was "
+            "wanted."
+        )
+    agreed = json.loads(from_main(json.dumps([planned.config.to_dict(), planned.recipe, list(planned.reasons)])))
+    return replace(planned, config=FitConfig.from_dict(agreed[0]), recipe=agreed[1], reasons=tuple(agreed[2]))
 
 
 def scan_for(
@@ -121,13 +149,14 @@ def scan_for(
     show_progress: bool = False,
 ) -> Manifest:
     """Read a folder for a training with these settings: its tensor is put into the cache in the same pass."""
-    return scan(
-        data,
-        group_regex=group_regex,
-        slices=asked_settings(recipe, settings).slices,
-        show_progress=show_progress,
-        grid_of=partial(predict_grid, recipe=recipe, settings=settings),
-    )
+    with processes(), main_first():
+        return scan(
+            data,
+            group_regex=group_regex,
+            slices=asked_settings(recipe, settings).slices,
+            show_progress=show_progress,
+            grid_of=partial(predict_grid, recipe=recipe, settings=settings),
+        )
 
 
 def _trainer(planned: Plan, run: Run, data: str | Path, show_progress: bool) -> Trainer:
@@ -215,12 +244,14 @@ def _stored_plan(
 
 
 def _report_damage(lines: list[str]) -> None:
-    for line in lines:
+    for line in lines if is_main() else ():
         print(line, file=sys.stderr)
 
 
 def _drop_later_metrics(run: Run, kimg: float) -> None:
     """Forget snapshots that were written after the checkpoint which the run resumes from."""
+    if not is_main():
+        return
     lines = run.metrics_path.read_text(encoding="utf-8").splitlines() if run.metrics_path.exists() else []
     kept = [line for line, row in zip(lines, run.metrics(), strict=False) if row["kimg"] <= kimg + 1e-6]
     write_atomic(run.metrics_path, "".join(f"{line}\n" for line in kept).encode())

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ganaug.config import FitConfig
 from ganaug.data.pictures import picture_grid, save_picture
+from ganaug.distributed import agree, from_main, is_main, rank, wait, world_size
 from ganaug.errors import DivergedError, Interrupted
 from ganaug.models.grids import images_in_a_pass
 from ganaug.models.latents import latents_for
@@ -99,26 +100,28 @@ class Trainer:
         """
         metrics: dict[str, Any] = (self.run.metrics() or [{}])[-1]
         note = ""
-        if not checkpoints(self.run.checkpoints):
+        if not from_main("".join(path.name for path in checkpoints(self.run.checkpoints))):
             self.save()  # there is always a state to roll back to, or to resume from
         with _stop_signal() as stop:
             while (done := self.fraction()) < 1.0:
                 start = time.monotonic()
-                images, labels = self.images.batch(self.batches.batch(self.state.step, self.config.batch))
+                positions = self.batches.batch(self.state.step, self.config.batch)
+                images, labels = self.images.batch(np.split(positions, world_size())[rank()])
                 losses = self.gan.step(images, labels, self.state.step, done)
                 self.state.step += 1
                 finite = bool(torch.isfinite(sum(losses.values(), torch.zeros((), device=images.device))))
-                self.state.elapsed_s += time.monotonic() - start
+                elapsed = self.state.elapsed_s + time.monotonic() - start
+                self.state.elapsed_s, stopped = agree(elapsed, stop.is_set())
                 if self.guard.must_roll_back(finite):
                     self._roll_back()
                     continue
                 if self.fraction() * self.config.snapshots >= self.state.snapshots + 1 or self.fraction() >= 1:
                     start = time.monotonic()
                     metrics = self._snapshot(losses)
-                    self.state.elapsed_s += time.monotonic() - start
+                    self.state.elapsed_s, _ = agree(self.state.elapsed_s + time.monotonic() - start, False)
                     note = f"diversity {metrics['diversity']:.2f} (least {metrics['diversity_least']:.2f})"
                 progress.update(100 * self.fraction(), f"{self._kimg:.1f} kimg, {self._rate:.0f} images/s  {note}")
-                if stop.is_set():
+                if stopped:
                     self.save()
                     raise Interrupted(f"Stopped. The state is saved; go on with:\n  {self.resume_command}")
         if metrics and metrics["diversity"] < COLLAPSED:
@@ -139,7 +142,12 @@ class Trainer:
         return 1000 * self._kimg / max(self.state.elapsed_s, 1e-9)
 
     def save(self) -> None:
-        """Write a checkpoint of the present state."""
+        """Write a checkpoint of the present state (rank 0; the others only wait for it)."""
+        if is_main():
+            self._save()
+        wait()
+
+    def _save(self) -> None:
         state = {**vars(self.state), "attempt": self.gan.attempt, "guard": self.guard.state()}
         save_checkpoint(self.run.checkpoints, self.state.step, self.gan.tensors(), state)
 
@@ -166,9 +174,8 @@ class Trainer:
             ratios[c] = class_diversity(fakes, torch.zeros(WATCHED), self.real_distances[c : c + 1])[0]
             if c < PICTURED[0]:
                 rows.append(_one_plane(fakes[: PICTURED[1]]).numpy())
-        kimg = self._kimg
         metrics: dict[str, Any] = {
-            "kimg": round(kimg, 3),
+            "kimg": round(self._kimg, 3),
             "seconds": round(self.state.elapsed_s, 1),
             "images_per_second": round(self._rate, 1),
             "diversity": round(float(ratios.mean()), 4),
@@ -180,14 +187,18 @@ class Trainer:
             "skipped_steps": self.guard.skipped,
             **{key: round(float(value), 5) for key, value in losses.items()},
         }
+        if is_main():
+            self._write_snapshot(metrics, rows)
+        self.save()
+        return metrics
+
+    def _write_snapshot(self, metrics: dict[str, Any], rows: list[np.ndarray]) -> None:
         with self.run.metrics_path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(metrics) + "\n")
         picture = picture_grid(rows, self.header.classes[: PICTURED[0]])
-        save_picture(picture, self.run.images / f"kimg-{kimg:08.1f}.png")
-        training = {**self.header.training, "kimg": kimg, "seconds": self.state.elapsed_s}
+        save_picture(picture, self.run.images / f"kimg-{self._kimg:08.1f}.png")
+        training = {**self.header.training, "kimg": self._kimg, "seconds": self.state.elapsed_s}
         save_model(self.run.model_path, self.gan.average, ModelHeader(**{**vars(self.header), "training": training}))
-        self.save()
-        return metrics
 
     def _watched(self, label: int) -> Tensor:
         """Return `WATCHED` samples of a class, on the CPU, from the same latents in every snapshot and every run."""

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganaug.models import channels_last
-from ganaug.models.conv import Conv
+from ganaug.models.conv import SLOPE, Conv
 from ganaug.models.grids import coarser, stage_grids, stage_widths
 from ganaug.models.labels import ClassEmbedding
+from ganaug.models.piecewise import KINK, Run, plain
 
 FILM_ABOVE = 8
 """FiLM acts in stages whose longest side is above this many pixels: class details, not global layout."""
@@ -36,7 +37,7 @@ def _groups(width: int, group_width: int) -> int:
 def _film(x: Tensor, modulation: Tensor) -> Tensor:
     scale, shift = modulation.to(x.dtype).unflatten(1, (2, -1)).unbind(1)
     shape = (*scale.shape, *[1] * (x.ndim - 2))
-    return x * (1 + scale.view(shape)) + shift.view(shape)
+    return torch.addcmul(shift.view(shape), x, 1 + scale.view(shape))
 
 
 class ResidualBlock(nn.Module):
@@ -56,20 +57,33 @@ class ResidualBlock(nn.Module):
             nn.init.zeros_(self.film.weight)
             nn.init.zeros_(self.film.bias)
 
-    def forward(self, x: Tensor, embedded: Tensor | None = None) -> Tensor:
-        hidden = F.leaky_relu(self.reduce(x), 0.2)
-        hidden = self.spatial(hidden)
-        if self.film is not None and embedded is not None:
-            hidden = _film(hidden, self.film(embedded))
-        return x + self.expand(F.leaky_relu(hidden, 0.2))
+    def forward(self, x: Tensor, embedded: Tensor | None = None, run: Run = plain) -> Tensor:
+        hidden = run(self.reduce, x, bend=True)
+        if self.film is None or embedded is None:
+            hidden = run(self.spatial, hidden, bend=True)
+        else:
+            hidden = F.leaky_relu(_film(self.spatial(hidden), self.film(embedded)), SLOPE)
+        return run(self.expand, hidden, plus=x)
 
 
 def downsample(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Resample to a coarser grid by averaging areas (at a factor of 2 the same as bilinear resampling)."""
     if all(source == 2 * target for source, target in zip(x.shape[2:], grid, strict=True)):
-        return F.avg_pool2d(x, 2) if x.ndim == 4 else _halve(x)
+        return _Halving.apply(x) if x.ndim == 4 else _halve(x)
     coarse = F.interpolate(x, size=grid, mode="area")
     return coarse if x.ndim == 4 else channels_last(coarse.to(x.dtype))
+
+
+class _Halving(torch.autograd.Function):
+    """`F.avg_pool2d(x, 2)`, whose own gradient takes a CPU five times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return F.interpolate(grad / 4, scale_factor=2, mode="nearest")
 
 
 def _halve(x: Tensor) -> Tensor:
@@ -148,12 +162,17 @@ class Generator(nn.Module):
                 x = block(x, embedded)
         if self.head is not None:
             x = F.interpolate(x, size=self.size, mode=self.mode, align_corners=False)
-            x = F.leaky_relu(self.head(x), 0.2)
+            x = self.head(x, bend=True)
         return self.output(x)
 
 
 class Discriminator(nn.Module):
-    """Images and labels to one logit each: ``forward(images: N×C×spatial, labels: N) -> N``."""
+    """Images and labels to one logit each: ``forward(images: N×C×spatial, labels: N) -> N``.
+
+    It is linear in pieces: `run` may carry out its layers in another way (see `ganaug.models.piecewise`).
+    """
+
+    piecewise_linear = True
 
     def __init__(
         self,
@@ -193,14 +212,14 @@ class Discriminator(nn.Module):
         nn.init.zeros_(self.features.bias)
         nn.init.normal_(self.project.weight)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        x = self.input(images)
+    def forward(self, images: Tensor, labels: Tensor, run: Run = plain) -> Tensor:
+        x = run(self.input, channels_last(images))
         for grid, change, stage in zip(self.grids, self.changes, self.stages, strict=True):
             if tuple(x.shape[2:]) != grid:
                 x = downsample(x, grid)
-            x = change(x)
+            x = run(change, x)
             for block in cast(nn.ModuleList, stage):
-                x = block(x)
-        hidden = F.leaky_relu(self.features(F.leaky_relu(x, 0.2).flatten(1)), 0.2)
+                x = block(x, run=run)
+        hidden = run(self.features, run(KINK, x, bend=True).flatten(1), bend=True)
         projection = (self.project(labels).to(hidden.dtype) * hidden).sum(1) / math.sqrt(hidden.shape[1])
-        return self.logit(hidden).squeeze(1) + projection
+        return run(self.logit, hidden).squeeze(1) + projection

@@ -220,11 +220,9 @@ class GAN:
             logits = [self.discriminator(part, piece.labels.repeat(len(part) // count)).float() for part in parts]
             real, fake = torch.cat(logits).chunk(2)
             loss = self.loss.discriminator_loss(real, fake)
-        values = {
-            "loss_d": loss,
-            "loss_g": self.loss.generator_loss(real, fake),  # for a step in which the generator rests
-            "logit_gap": (real - fake).mean(),
-        }
+        values = {"loss_d": loss, "logit_gap": (real - fake).mean()}
+        if (step + 1) % self.critic_steps:  # the generator rests in this step
+            values["loss_g"] = self.loss.generator_loss(real, fake)
         if sloped.requires_grad:
             with self._autocast():
                 norms = squared_gradient_norms(logits[0], sloped).split(count)
