@@ -89,16 +89,28 @@ def from_main(text: str) -> str:
     return bytes(data.numpy()).decode()
 
 
-def agree(seconds: float, stop: bool) -> tuple[float, bool]:
-    """Return rank 0's clock, and whether any process was told to stop."""
+def of_main(number: float) -> float:
+    """Return rank 0's number in every process."""
     if world_size() == 1:
-        return seconds, stop
+        return number
     import torch
     from torch import distributed
 
-    both = torch.tensor([seconds if is_main() else 0.0, float(stop)], dtype=torch.float64)
-    distributed.all_reduce(both)
-    return float(both[0]), bool(both[1])
+    value = torch.tensor(number, dtype=torch.float64)
+    distributed.broadcast(value, 0)
+    return float(value)
+
+
+def of_any(flag: bool) -> bool:
+    """Return whether the flag is set in any process."""
+    if world_size() == 1:
+        return flag
+    import torch
+    from torch import distributed
+
+    value = torch.tensor(float(flag))
+    distributed.all_reduce(value)
+    return bool(value)
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> None:

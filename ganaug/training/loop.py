@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ganaug.config import FitConfig
 from ganaug.data.pictures import picture_grid, save_picture
-from ganaug.distributed import agree, from_main, is_main, rank, wait, world_size
+from ganaug.distributed import from_main, is_main, of_any, of_main, rank, wait, world_size
 from ganaug.errors import DivergedError, Interrupted
 from ganaug.models.grids import images_in_a_pass
 from ganaug.models.latents import latents_for
@@ -110,18 +110,17 @@ class Trainer:
                 losses = self.gan.step(images, labels, self.state.step, done)
                 self.state.step += 1
                 finite = bool(torch.isfinite(sum(losses.values(), torch.zeros((), device=images.device))))
-                elapsed = self.state.elapsed_s + time.monotonic() - start
-                self.state.elapsed_s, stopped = agree(elapsed, stop.is_set())
+                self.state.elapsed_s = of_main(self.state.elapsed_s + time.monotonic() - start)
                 if self.guard.must_roll_back(finite):
                     self._roll_back()
                     continue
                 if self.fraction() * self.config.snapshots >= self.state.snapshots + 1 or self.fraction() >= 1:
                     start = time.monotonic()
                     metrics = self._snapshot(losses)
-                    self.state.elapsed_s, _ = agree(self.state.elapsed_s + time.monotonic() - start, False)
+                    self.state.elapsed_s = of_main(self.state.elapsed_s + time.monotonic() - start)
                     note = f"diversity {metrics['diversity']:.2f} (least {metrics['diversity_least']:.2f})"
                 progress.update(100 * self.fraction(), f"{self._kimg:.1f} kimg, {self._rate:.0f} images/s  {note}")
-                if stopped:
+                if of_any(stop.is_set()):
                     self.save()
                     raise Interrupted(f"Stopped. The state is saved; go on with:\n  {self.resume_command}")
         if metrics and metrics["diversity"] < COLLAPSED:

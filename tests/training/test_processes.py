@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ganaug.distributed import agree, from_main, main_first, processes, sum_over_processes
+from ganaug.distributed import from_main, main_first, of_any, of_main, processes, sum_over_processes
 from tests.tiny import SETTINGS, write_shapes
 
 ARGUMENTS = [
@@ -75,7 +75,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
 def test_alone_a_process_agrees_with_itself() -> None:
     with processes(), main_first():
         assert from_main("ä") == "ä"
-        assert agree(2.5, True) == (2.5, True)
+        assert (of_main(2.5), of_any(True), of_any(False)) == (2.5, True, False)
         values = [torch.ones(2), torch.zeros(())]
         sum_over_processes(values)
         assert values[0].tolist() == [1, 1]
