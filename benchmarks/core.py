@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="CPU minutes of each training")
     parser.add_argument("--kimg", type=float, help="length of our trainings instead of --minutes")
     parser.add_argument("--repeats", type=int, default=1, help="trainings of each row, seeds 0, 1, …")
+    parser.add_argument("--classifiers", type=int, default=3, help="classifiers trained on each side for the CAS")
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--scratch", type=Path, default=Path("scratch/core"), help="runs, samples and results")
     parser.add_argument("--table", action="store_true", help="only print the results that are there")
@@ -58,7 +59,8 @@ def main() -> None:
         jobs = [
             {
                 "set": name, "system": system, "settings": row, "seed": seed, "minutes": options.minutes,
-                "kimg": options.kimg, "cut": options.cut, "recipe": options.recipe, "scratch": str(options.scratch),
+                "kimg": options.kimg, "cut": options.cut, "recipe": options.recipe,
+                "classifiers": options.classifiers, "scratch": str(options.scratch),
             }
             for name in options.sets
             for seed in range(options.repeats)
@@ -103,7 +105,11 @@ def _train_and_score(job: dict[str, Any]) -> dict[str, Any]:
         fakes, facts = _peer(job, shown, counts, scratch / name)
     labels = np.repeat(np.arange(len(counts)), counts)
     _picture(whole, fakes, labels, scratch / f"{name}.png")
-    return {**facts, **score(whole, shown, fakes, labels, kept=scratch / "features"), "picture": f"{name}.png"}
+    return {
+        **facts,
+        **score(whole, shown, fakes, labels, seeds=job["classifiers"], kept=scratch / "features"),
+        "picture": f"{name}.png",
+    }
 
 
 def _ours(job: dict[str, Any], shown: ImageSet, counts: np.ndarray, out: Path) -> tuple[np.ndarray, dict[str, Any]]:

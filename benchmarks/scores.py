@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks.sets import ImageSet
 from ganaug.evaluation.cas import hits_of
-from ganaug.evaluation.classifier import ClassicalAugment, predict, train_classifier
+from ganaug.evaluation.classifier import ClassicalAugment, predict, small_classifier, train_classifier
 from ganaug.evaluation.draws import balanced_batches
 from ganaug.evaluation.stats import class_recalls
 from ganaug.evaluation.study import ImageSet as Labelled
@@ -133,7 +134,7 @@ def score(
     real, test, seen = (kept_features(images, kept) for images in (whole.train, whole.test, shown.train))
     fake = features(fakes[chosen])
     per_class: dict[str, dict[str, float]] = {}
-    judged = predict(_judge(whole, steps), fakes) == labels
+    judged = predict(_judge(whole, steps, kept), fakes) == labels
     for c, name in enumerate(classes):
         mine, theirs, held_out = (
             found[torch.from_numpy(np.flatnonzero(of == c))]
@@ -197,9 +198,18 @@ def _kept_hits(whole: ImageSet, steps: int, seeds: int, folder: Path | None) -> 
     return hits
 
 
-def _judge(whole: ImageSet, steps: int) -> nn.Module:
+def _judge(whole: ImageSet, steps: int, folder: Path | None) -> nn.Module:
+    """Return a classifier trained on all real training images, from a file if it was trained before."""
+    path = None if folder is None else folder / f"judge-{whole.name}-{len(whole.train)}-{steps}.safetensors"
+    if path is not None and path.exists():
+        judge = small_classifier(whole.train.shape[1:], len(whole.classes))
+        judge.load_state_dict(load_file(path))
+        return judge.eval()
     data = Labelled(whole.train, whole.train_labels, whole.classes)
     plan = balanced_batches(whole.train_labels, steps=steps, batch=64, seed=99)
-    return train_classifier(
+    judge = train_classifier(
         data, classes=len(whole.classes), steps=steps, seed=99, batches=plan, augment=ClassicalAugment()
     )
+    if path is not None:
+        save_file({name: value.contiguous() for name, value in judge.state_dict().items()}, path)
+    return judge

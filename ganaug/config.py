@@ -293,24 +293,51 @@ def recipe_folder() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the shipped recipes."""
-    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+    """Return the names of the shipped recipes, without those that only refine another one."""
+    return sorted(path.stem for path in recipe_folder().glob("[!+]*.yaml"))
+
+
+def refinement_names() -> list[str]:
+    """Return the names of the shipped recipes that refine another one; they begin with +."""
+    return sorted(path.stem for path in recipe_folder().glob("+*.yaml"))
 
 
 def load_recipe(name: str) -> dict[str, Any]:
-    """Return the settings of a recipe, by the name of a shipped one or the path of a YAML file.
+    """Return the settings of a recipe: a shipped one, a YAML file, or several of them joined by +.
+
+    What follows a + is laid over what stands before it: ``px64+few`` is `px64.yaml` and then `+few.yaml`,
+    ``px64+few+mine.yaml`` has your own file last.
 
     Raises:
-        ConfigError: no such recipe, or the file is not a YAML mapping.
+        ConfigError: no such recipe, or a file is not a YAML mapping.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else recipe_folder() / f"{name}.yaml"
+    values: dict[str, Any] = {}
+    for path in _recipe_files(name):
+        values |= _read_recipe(path)
+    return values
+
+
+def _recipe_files(name: str) -> list[Path]:
+    suffixes = (".yaml", ".yml")
+    if name.endswith(suffixes) and Path(name).is_file():  # a path may itself have a +
+        return [Path(name)]
+    files = [
+        Path(part) if part.endswith(suffixes) else recipe_folder() / f"{'+' if refines else ''}{part}.yaml"
+        for refines, part in enumerate(name.split("+"))
+    ]
+    if all(file.is_file() for file in files):
+        return files
+    raise ConfigError(
+        f"There is no recipe {name!r}. Shipped recipes: {', '.join(recipe_names())}; to lay over one of them, such as "
+        f"px64+few: {', '.join(refinement_names())} (auto does it by itself); or give the path of a .yaml file."
+    )
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise ConfigError(
-            f"There is no recipe {name!r}. Shipped recipes: {', '.join(recipe_names())}; or give the path of a "
-            ".yaml file."
-        ) from None
+    except OSError as problem:
+        raise ConfigError(f"The recipe {path} cannot be read: {problem.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise ConfigError(f"The recipe {path} is not valid YAML: {problem}") from None
     if values is None:

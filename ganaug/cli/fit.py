@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     metavar="NAME|FILE",
-    help="Settings: auto (by size), px16, px32, px64, px128, vol32, smoke, or a YAML file.",
+    help="Settings: auto (by size, channels, number of images and --minutes), px16, px32, px64, px128, px256, vol32, "
+    "vol64 or smoke; one of them with +color or +few laid over it, such as px64+few; or a YAML file.",
 )
 @click.option("--minutes", type=float, default=None, show_default="until --kimg", help="Train for this long.")
 @click.option(

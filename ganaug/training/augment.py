@@ -81,20 +81,25 @@ def profile(name: str) -> Profile:
 
 
 class _Draws:
-    """Random numbers, one for each image: those of `rows` of a batch of `of`."""
+    """Random numbers, one for each image of a batch of `of`, or for those of its `rows` alone."""
 
-    def __init__(self, device: torch.device, p: float | Tensor, generator: Generator, rows: Tensor, of: int) -> None:
+    def __init__(
+        self, device: torch.device, p: float | Tensor, generator: Generator, rows: Tensor | None, of: int
+    ) -> None:
         self.device, self.p, self.generator, self.rows, self.of = device, p, generator, rows, of
 
     def _rand(self) -> Tensor:
-        return torch.rand(self.of, generator=self.generator, device=self.device)[self.rows]
+        return self._own(torch.rand(self.of, generator=self.generator, device=self.device))
+
+    def _own(self, drawn: Tensor) -> Tensor:
+        return drawn if self.rows is None else drawn[self.rows]
 
     def chosen(self) -> Tensor:
         """Return 1 with probability p, else 0."""
         return (self._rand() < self.p).float()
 
     def normal(self) -> Tensor:
-        return torch.randn(self.of, generator=self.generator, device=self.device)[self.rows]
+        return self._own(torch.randn(self.of, generator=self.generator, device=self.device))
 
     def uniform(self) -> Tensor:
         """Return values in [-1, 1)."""
@@ -123,7 +128,6 @@ def augment(
     images = images.float()
     if (isinstance(p, float | int) and p <= 0) or strength == PROFILES["none"]:
         return images
-    rows = torch.arange(len(images), device=images.device) if rows is None else rows
     draws = _Draws(images.device, p, generator, rows, len(images) if of is None else of)
     if strength.moves:
         images = _affine(images, strength, draws)

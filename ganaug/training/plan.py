@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from ganaug.config import FitConfig, load_recipe
 from ganaug.data import (
@@ -25,6 +27,13 @@ from ganaug.data.names import count
 from ganaug.models.device import choose_device
 from ganaug.plugins import load_plugin
 from ganaug.training.augment import profile
+from ganaug.training.budget import Sizing, size_network
+from ganaug.training.probe import choose_threads, has_room, images_per_second
+
+FEW = 500
+"""Images below which `auto` refines the recipe of images by +few, and does not widen the network."""
+WIDEST, WIDEST_ON_GPU = 2.0, 4.0
+"""Largest factors of a recipe's widths for a generous time budget."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class Plan:
     recipe: str
     reasons: tuple[str, ...]
     """What was chosen and why, a sentence each."""
+    sizing: Sizing | None = None
+    """How the network was fitted to the minutes; None where nothing had to be measured."""
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -61,12 +72,17 @@ class Plan:
             "classes": self.manifest.counts,
             "reasons": list(self.reasons),
             "intensity": self.intensity.to_dict(),
+            "sizing": self.sizing and self.sizing.to_dict(),
             "settings": self.config.to_dict(),
         }
 
 
 def make_plan(manifest: Manifest, *, recipe: str = "auto", settings: Mapping[str, Any] | None = None) -> Plan:
     """Decide how to train on the images of `manifest`.
+
+    With recipe 'auto' and a time budget, `minutes`, some steps are timed and the network is fitted to the budget,
+    unless `settings` name its widths, or the threads, which are else found by timing too. Without minutes nothing is
+    timed, and the plan is the same on any machine.
 
     Raises:
         DataError: the images cannot be trained on; the message says what to change.
@@ -77,12 +93,38 @@ def make_plan(manifest: Manifest, *, recipe: str = "auto", settings: Mapping[str
     require_trainable(manifest)
     asked = asked_settings(recipe, given)
     grid, reasons = _grid(manifest, asked)
-    if recipe == "auto":
-        recipe, why = choose_recipe(grid.size)
+    chosen = recipe == "auto"
+    if chosen:
+        recipe, why = choose_recipe(grid.size, channels=grid.channels, images=len(manifest))
         reasons.append(f"Recipe {recipe}: {why}")
     config = FitConfig().updated(load_recipe(recipe), source=f"recipe {recipe}").updated(given)
     config = config.updated({"size": grid.size, "channels": grid.channels, "resize": grid.resize})
-    return plan_from(manifest, config, recipe=recipe, reasons=reasons)
+    plan = plan_from(manifest, config, recipe=recipe, reasons=reasons)
+    budget = chosen and config.minutes is not None and given.keys().isdisjoint({"widths", "threads"})
+    return _sized(plan, given) if budget else plan
+
+
+def _sized(plan: Plan, given: Mapping[str, Any]) -> Plan:
+    """Return the plan with the network that its minutes allow."""
+
+    @functools.cache
+    def speed(config: FitConfig) -> float:
+        try:
+            return images_per_second(replace(plan, config=config))
+        except torch.OutOfMemoryError:
+            return 0.0
+
+    device = choose_device(plan.config.device)
+    widest = WIDEST_ON_GPU if device.type == "cuda" else WIDEST
+    sizing = size_network(
+        replace(plan.config, threads=choose_threads(plan, speed=lambda other: speed(other.config))),
+        speed,
+        # The discriminator of a wide network knows a few images by heart before the generator has learned from it.
+        widest=1.0 if len(plan.manifest) < FEW else widest,
+        fixed=given,
+        has_room=functools.partial(has_room, device),
+    )
+    return replace(plan, config=sizing.chosen, reasons=(*plan.reasons, sizing.reason), sizing=sizing)
 
 
 def plan_from(manifest: Manifest, config: FitConfig, *, recipe: str, reasons: Sequence[str]) -> Plan:
@@ -156,10 +198,15 @@ def with_length(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"minutes": None, **settings} if "kimg" in settings else dict(settings)
 
 
-def choose_recipe(size: tuple[int, ...]) -> tuple[str, str]:
-    """Return the shipped recipe for images or volumes of this size, and the reason."""
+def choose_recipe(size: tuple[int, ...], *, channels: int = 1, images: int = FEW) -> tuple[str, str]:
+    """Return the shipped recipe for this many images or volumes of a size, and the reason."""
     longest = max(size)
     if len(size) == 3:
-        return "vol32", f"for volumes; their longest side is {count(longest, 'voxel')}."
-    name = next((f"px{side}" for side in (16, 32, 64) if longest <= side), "px128")
-    return name, f"for images whose longest side is {longest} pixels."
+        return "vol32" if longest <= 32 else "vol64", f"for volumes; their longest side is {count(longest, 'voxel')}."
+    name = next((f"px{side}" for side in (16, 32, 64, 128) if longest <= side), "px256")
+    why = f"for images whose longest side is {longest} pixels"
+    if channels == 3:
+        name, why = f"{name}+color", f"{why}, in color"
+    if images < FEW:
+        name, why = f"{name}+few", f"{why}, of which there are fewer than {FEW}"
+    return name, f"{why}."

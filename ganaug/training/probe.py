@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
+from ganaug.distributed import of_any, of_main, world_size
 from ganaug.models.device import choose_device, use_bf16
 from ganaug.plugins import load_plugin
-from ganaug.training.plan import Plan
 
-WARM_UP, TIMED = 2, 4
+if TYPE_CHECKING:
+    from ganaug.training.plan import Plan
+
+ROUNDS = 6
+"""Most rounds of steps that are timed; the first one, in which memory is taken and kernels are chosen, never counts."""
+SECONDS = 1.0
+"""Time after which no further round begins, once one counts."""
 
 
 def probe(plan: Plan) -> dict[str, float]:
-    """Time some steps of the planned training and return images/s, and the minutes and kimg to expect."""
+    """Return images/s of the planned training, and the minutes and kimg to expect; times some steps if need be."""
     config = plan.config
-    with cpu_threads(choose_threads(plan)):
-        rate = config.batch / _seconds_per_step(plan)
+    if plan.sizing is not None:
+        rate = plan.sizing.speed
+    else:
+        rate = images_per_second(replace(plan, config=replace(config, threads=choose_threads(plan))))
     minutes = config.minutes if config.minutes is not None else 1000 * config.kimg / rate / 60
     return {
         "images_per_second": rate,
@@ -28,7 +41,7 @@ def probe(plan: Plan) -> dict[str, float]:
     }
 
 
-def choose_threads(plan: Plan) -> int:
+def choose_threads(plan: Plan, *, speed: Callable[[Plan], float] | None = None) -> int:
     """Return the number of CPU threads that trains fastest now: all of PyTorch's, or one.
 
     On a machine that others use, threads that wait for each other make a step several times slower than one thread
@@ -39,11 +52,8 @@ def choose_threads(plan: Plan) -> int:
         return config.threads
     if most == 1 or choose_device(config.device).type != "cpu":
         return most
-    seconds = {}
-    for threads in (most, 1):
-        with cpu_threads(threads):
-            seconds[threads] = _seconds_per_step(plan)
-    return min(seconds, key=lambda threads: seconds[threads])
+    speed = speed or images_per_second
+    return max((most, 1), key=lambda threads: speed(replace(plan, config=replace(config, threads=threads))))
 
 
 @contextmanager
@@ -57,23 +67,63 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _seconds_per_step(plan: Plan) -> float:
-    config = plan.config
-    device = choose_device(config.device)
-    gan = load_plugin("ganaug.training.gans", config.model).GAN(
-        config,
-        size=plan.size,
-        channels=plan.channels,
-        classes=len(plan.manifest.classes),
-        device=device,
-        bf16=use_bf16(config.precision, device),
-    )
-    images = torch.rand(config.batch, plan.channels, *plan.size, device=device) * 2 - 1
-    labels = torch.arange(config.batch, device=device) % len(plan.manifest.classes)
-    start = 0.0
-    for step in range(WARM_UP + TIMED):
-        if step == WARM_UP:
-            start = time.perf_counter()
-        losses = gan.step(images, labels, step, 1.0)
-        float(losses["loss_g"])  # waits for the device
-    return (time.perf_counter() - start) / TIMED
+def images_per_second(plan: Plan) -> float:
+    """Return the speed of the planned training's steps, on the threads that its config names.
+
+    Several processes take the same steps together, and all of them get what the first one measured.
+    """
+    config, device = plan.config, choose_device(plan.config.device)
+    with cpu_threads(config.threads or torch.get_num_threads()):
+        gan = load_plugin("ganaug.training.gans", config.model).GAN(
+            config,
+            size=plan.size,
+            channels=plan.channels,
+            classes=len(plan.manifest.classes),
+            device=device,
+            bf16=use_bf16(config.precision, device),
+        )
+        noise = torch.Generator(device)  # the user's own random state stays as it is
+        count = max(1, config.batch // world_size())
+        images = torch.rand(count, plan.channels, *plan.size, device=device, generator=noise) * 2 - 1
+        labels = torch.arange(count, device=device) % len(plan.manifest.classes)
+        # A round has as many steps as it takes until one has both a penalty and a step of the generator again.
+        steps = math.lcm(config.penalty_every, getattr(gan, "critic_steps", 1))
+
+        def round_of_steps() -> None:
+            for step in range(steps):
+                gan.step(images, labels, step, 1.0)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return of_main(config.batch * steps / best_time(round_of_steps))
+
+
+def best_time(work: Callable[[], None], *, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds of the fastest of a few repetitions of `work`.
+
+    What else the machine does makes single repetitions slower, and never one faster: the fastest varies least.
+    """
+    begun, seconds = clock(), list[float]()
+    while len(seconds) < 2 or (len(seconds) < ROUNDS and of_main(clock() - begun) < SECONDS):
+        start = clock()
+        work()
+        seconds.append(clock() - start)
+    return min(seconds[1:])
+
+
+def has_room(device: torch.device) -> bool:
+    """Return whether a step that takes twice the memory of the largest one so far would fit, in every process."""
+    return not of_any(not _has_room(device))
+
+
+def _has_room(device: torch.device) -> bool:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return 2 * torch.cuda.max_memory_allocated(device) < free + torch.cuda.memory_reserved(device)
+    try:
+        import resource
+    except ImportError:  # Windows, where nothing of the standard library tells
+        return False
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 4 * peak < whole  # a computer has other work too

@@ -35,7 +35,7 @@ def test_the_three_architectures_are_found() -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("stem", [1, 2])
+@pytest.mark.parametrize("stem", [1, 2, 4])
 @pytest.mark.parametrize(("size", "channels"), list(zip(SIZES, (3, 1, 2, 1), strict=True)))
 def test_any_size_and_channel_count_goes_through_and_gradients_reach_all_weights(
     arch: str, size: tuple[int, ...], channels: int, stem: int
@@ -58,7 +58,7 @@ def test_any_size_and_channel_count_goes_through_and_gradients_reach_all_weights
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("size", [(31, 22), (9, 16, 11)])
-@pytest.mark.parametrize("stem", [1, 2])
+@pytest.mark.parametrize("stem", [1, 2, 4])
 def test_every_pixel_reaches_the_logit_and_is_reached_by_the_latents(
     arch: str, size: tuple[int, ...], stem: int
 ) -> None:
@@ -155,6 +155,23 @@ def test_a_trained_generator_survives_its_model_file(arch: str, size: tuple[int,
         assert torch.equal(value, state[name]), name
     latents, labels = loaded.latents([0, 1] * 32), torch.tensor([0, 1] * 32)
     assert torch.equal(loaded.sample([0, 1] * 32), gan.sample(latents, labels))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_where_labels_are_ignored_all_classes_are_one_and_the_latent_still_matters(arch: str, tmp_path: Path) -> None:
+    gan = tiny_gan(arch, labels="ignored", classes=3)
+    batch = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1, torch.arange(8) % 3
+    other = tiny_gan(arch, labels="ignored", classes=3)
+    for step in range(3):
+        gan.step(*batch, step, step / 3)
+        other.step(batch[0], torch.zeros(8, dtype=torch.int64), step, step / 3)
+    assert [name for name, value in gan.tensors().items() if not torch.equal(value, other.tensors()[name])] == []
+    loaded = sampler_of(gan, tmp_path / "model.safetensors", size=(16, 16), classes=3)
+    latents = loaded.latents([0] * 4)
+    images = [loaded.decode(latents, torch.full((4,), label)) for label in range(3)]
+    assert torch.equal(images[0], images[1])
+    assert torch.equal(images[0], images[2])
+    assert torch.pdist(images[0].flatten(1)).min() > 0.1
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -9,8 +9,8 @@ import torch
 
 from ganaug.errors import ConfigError
 from ganaug.models.latents import latents_for
-from ganaug.sampling import interpolate, mix_styles, project
-from ganaug.sampling.latent_tools import slerp
+from ganaug.sampling import interpolate, latent_tools, mix_styles, project
+from ganaug.sampling.latent_tools import STARTS, slerp
 from ganaug.sampling.sampler import Sampler
 from tests.models.archs import random_sampler
 
@@ -54,6 +54,27 @@ def test_interpolation_starts_at_image_0_and_ends_at_image_1(gan: Sampler, style
             assert torch.allclose(path[[0, -1]], ends, atol=1e-4)
             steps = (path[1:] - path[:-1]).abs().flatten(1).mean(1)
             assert steps.min() > 0
+
+
+def test_interpolation_goes_between_any_two_samples_and_wants_two_ends(gan: Sampler) -> None:
+    path = interpolate(gan, 1, count=2, seed=4, indices=(7, 3))
+    assert torch.allclose(path, gan.sample([1, 1], indices=[7, 3], seed=4), atol=1e-4)
+    for count in (1, 0, -3):
+        with pytest.raises(ConfigError, match=f"count = {count} was given; .* 2 or more"):
+            interpolate(gan, 1, count=count)
+    with pytest.raises(ConfigError, match=r"Labels \[3\]"):
+        interpolate(gan, 3, count=4)
+
+
+@pytest.mark.parametrize("arch", ["modern", "dcgan", "style"])
+def test_less_truncation_is_more_diversity_all_the_way(arch: str, tmp_path: Path) -> None:
+    gan = random_sampler(arch, tmp_path / "model.safetensors")
+    spread = [
+        float(torch.pdist(gan.sample([1] * 60, truncation=psi).flatten(1)).mean())
+        for psi in (0.05, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
+    ]
+    assert spread == sorted(spread)
+    assert len(set(spread)) == len(spread)
 
 
 def test_the_same_latents_make_the_same_images_by_way_of_styles(styled: Sampler) -> None:
@@ -100,8 +121,9 @@ def test_mixing_wants_styles_and_a_layer_count_that_exist(styled: Sampler, gan: 
     for wrong in (-1, 6):
         with pytest.raises(ConfigError, match=f"layers = {wrong} was given; this model has 5"):
             mix_styles(styled, styles, styles, layers=wrong)
-    with pytest.raises(ConfigError, match="as many"):
-        mix_styles(styled, styles, styles[:1])
+    for coarse, fine in ((styles, styles[:1]), (styles[:, :5], styles[:, :5]), (styles[0], styles[0])):
+        with pytest.raises(ConfigError, match="as many of each were wanted, N×8"):
+            mix_styles(styled, coarse, fine)
     for use in (lambda: mix_styles(gan, styles, styles), lambda: gan.draw(styles), lambda: gan.mean_style(0)):
         with pytest.raises(ConfigError, match=r"arch 'modern', which has no styles; arch 'style' was wanted"):
             use()
@@ -144,10 +166,67 @@ def test_projection_stays_in_the_class_asked_for_and_is_never_worse_than_the_clo
     assert exact.distance < 1e-5, "image 5 is among the samples that the search begins with"
 
 
+def test_projection_looks_at_a_thousand_samples_of_the_classes_asked_for(gan: Sampler) -> None:
+    image = gan.sample([1], indices=[333])[0]
+    wide, narrow = project(gan, image, steps=0), project(gan, gan.sample([1], indices=[999])[0], label=1, steps=0)
+    assert (wide.samples, narrow.samples) == (1002, 1000)
+    for found in (wide, narrow):
+        assert found.distance == found.start_distance < 1e-5
+    rows = gan.sample([0, 1, 2] * 334)
+    image = gan.sample([1], indices=[2000])[0]
+    near = (rows - image).square().flatten(1).mean(1).sqrt().min()
+    assert project(gan, image, steps=0).start_distance == pytest.approx(float(near), abs=1e-6)
+
+
+@pytest.mark.parametrize(("arch", "times"), [("modern", 8), ("style", 4)])
+def test_projection_stays_where_samples_lie(arch: str, times: float, tmp_path: Path) -> None:
+    gan = random_sampler(arch, tmp_path / "model.safetensors")
+    labels = torch.zeros(1000, dtype=torch.int64)
+    latents = gan.latents(labels)
+    center, scale = torch.zeros(gan.latent_dim), torch.ones(gan.latent_dim)
+    if gan.has_styles:
+        latents = gan.styles(latents, labels)
+        center, scale = latents.mean(0), latents.std(0)
+    far = center + times * (latents[:1] - center)
+    image = (gan.draw(far) if gan.has_styles else gan.decode(far, labels[:1]))[0]
+    found = project(gan, image, label=0, steps=80, lr=0.3)
+    assert found.distance < found.start_distance
+    furthest = ((latents - center) / scale).norm(dim=1).max()
+    reached = ((found.latent - center) / scale).norm()
+    assert 0.9 * furthest < reached < 1.01 * furthest < 0.8 * ((far - center) / scale).norm()
+
+
+def test_projection_in_parts_is_that_of_all_starts_at_once(gan: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = gan.sample([2], indices=[1234])[0]
+    whole = project(gan, image, steps=20)
+    monkeypatch.setattr(latent_tools, "images_in_a_pass", lambda _shape, most: 1 if most == STARTS else 50)
+    parts = project(gan, image, steps=20)
+    assert parts.distance == pytest.approx(whole.distance, rel=1e-3)
+    assert torch.allclose(parts.latent, whole.latent, atol=1e-3)
+
+
+def test_projection_takes_arrays_says_how_far_it_is_and_works_where_gradients_are_off(
+    gan: Sampler, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = gan.sample([0], indices=[555])[0]
+    with torch.no_grad():
+        found = project(gan, image.numpy(), steps=5, show_progress=True)
+    assert found.distance < found.start_distance
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert "looking for starts: 1002/1002 samples" in shown.err
+    assert "projecting: 5/5 steps" in shown.err
+    assert "distance 0." in shown.err
+
+
 def test_projection_refuses_what_does_not_fit(gan: Sampler) -> None:
     with pytest.raises(ConfigError, match=r"shape \(1, 8, 8\) was given; \(1, 16, 16\) was wanted"):
         project(gan, torch.zeros(1, 8, 8))
-    with pytest.raises(ConfigError, match="steps = -1"):
-        project(gan, torch.zeros(1, 16, 16), steps=-1)
+    for image in (torch.full((1, 16, 16), 255.0), torch.full((1, 16, 16), float("nan"))):
+        with pytest.raises(ConfigError, match=r"-1 to 1 was wanted, as from .*read_image"):
+            project(gan, image)
+    for wrong in ({"steps": -1}, {"lr": 0.0}, {"lr": float("nan")}, {"lr": float("inf")}):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} = "):
+            project(gan, torch.zeros(1, 16, 16), **wrong)
     with pytest.raises(ConfigError, match=r"Labels \[7\]"):
         project(gan, torch.zeros(1, 16, 16), label=7)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields, replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganaug.config import FitConfig
 from ganaug.errors import ConfigError
 from ganaug.training.augment import PROFILES, Profile, along_depth, augment, profile
+from ganaug.training.gans.conditional import GAN
+from tests.tiny import NETWORK
 
-SHIFT_ONLY = Profile(shift=0.125, scale=0, brightness=0, contrast=0)
-HALF_TURN = Profile(shift=0, scale=0, rotate_deg=180, brightness=0, contrast=0)
+NONE = PROFILES["none"]
+SHIFT_ONLY = replace(NONE, shift=0.125)
+HALF_TURN = replace(NONE, rotate_deg=180)
+QUARTER_TURNS = replace(NONE, quarter_turns=True)
+FLIP_ONLY = replace(NONE, x_flip=True)
+COLOR_ONLY = replace(NONE, saturation=0.3, hue_deg=20)
 VALUES_ONLY = Profile(shift=0, scale=0)
 
 
@@ -61,12 +71,35 @@ def test_with_p_one_every_image_changes_and_each_one_differently(name: str) -> N
     assert torch.pdist(changed.flatten(1)).min() > 0.1
 
 
-def test_p_is_the_share_of_images_that_change() -> None:
-    images = _dot(2000)
-    strength = Profile(shift=0, scale=0, brightness=0.2, contrast=0)
-    changed = augment(images, 0.3, strength, _random())
-    share = ((changed - images).abs().flatten(1).amax(1) > 1e-3).float().mean()
-    assert 0.26 < share < 0.34
+def _unchanged_share(strength: Profile, p: float, count: int = 1500) -> float:
+    images = torch.rand(1, 3, 16, 16, generator=_random(9)).expand(count, -1, -1, -1)
+    changed = augment(images, p, strength, _random())
+    return float(((changed - images).abs().flatten(1).amax(1) < 1e-4).float().mean())
+
+
+def _expected_unchanged(strength: Profile, p: float) -> float:
+    share = 1.0
+    for name in (field.name for field in fields(Profile) if getattr(strength, field.name)):
+        if name == "shift":  # chosen for each of two axes, and rounded to no shift where it is below half a pixel
+            share *= (1 - p * (1 - 0.5 / (16 * strength.shift))) ** 2
+        else:  # half of the flips and a quarter of the turns are none
+            share *= 1 - p * {"x_flip": 0.5, "quarter_turns": 0.75}.get(name, 1.0)
+    return share
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Profile)])
+def test_p_is_the_probability_of_each_kind_of_change(name: str) -> None:
+    value = True if isinstance(getattr(NONE, name), bool) else 15 if name.endswith("_deg") else 0.125
+    strength = replace(NONE, **{name: value})
+    for p in (0.1, 0.3, 1.0):
+        assert _unchanged_share(strength, p) == pytest.approx(_expected_unchanged(strength, p), abs=0.05)
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_the_share_of_untouched_images_follows_from_p_and_the_profile(name: str) -> None:
+    for p in (0.1, 0.3):
+        expected = _expected_unchanged(profile(name), p)
+        assert _unchanged_share(profile(name), p) == pytest.approx(expected, abs=0.05)
 
 
 def test_a_shift_is_by_whole_pixels_without_blur_up_to_the_limit_and_zero_on_average() -> None:
@@ -120,16 +153,30 @@ def _mirrored(images: Tensor, name: str, *, seed: int) -> Tensor:
     return best(images.flip(-1)) > best(images)
 
 
-def test_safe_never_mirrors_and_natural_does() -> None:
-    images = _f_shape(400)
-    assert not _mirrored(images, "safe", seed=0).any()
-    assert 0.35 < _mirrored(images, "natural", seed=0).float().mean() < 0.65
+@pytest.mark.parametrize("name", sorted(set(PROFILES) - {"microscopy"}))
+def test_images_are_mirrored_where_the_profile_says_so_and_nowhere_else(name: str) -> None:
+    mirrored = _mirrored(_f_shape(200), name, seed=0).float().mean()
+    if name in ("ultrasound", "natural"):
+        assert 0.35 < mirrored < 0.65
+    else:
+        assert mirrored == 0
 
 
-def test_only_microscopy_turns_images_around() -> None:
-    for name, strength in PROFILES.items():
-        assert (strength.rotate_deg > 10) == (name == "microscopy")
-        assert strength.flip == (name in ("natural", "microscopy"))
+def test_each_profile_turns_and_colors_as_its_anatomy_allows() -> None:
+    """The heart is on the left and a probe on top; only a slide may be turned, and only stains and light have hues."""
+    assert {name: strength.rotate_deg for name, strength in PROFILES.items() if strength.rotate_deg} == {
+        "chest": 5,
+        "axial": 10,
+        "microscopy": 180,
+        "natural": 5,
+    }
+    assert {name for name, strength in PROFILES.items() if strength.quarter_turns} == {"microscopy"}
+    assert {name for name, strength in PROFILES.items() if strength.x_flip} == {"ultrasound", "microscopy", "natural"}
+    assert {name for name, strength in PROFILES.items() if strength.hue_deg} == {"microscopy", "natural"}
+    assert PROFILES["axial"].brightness < PROFILES["chest"].brightness < PROFILES["ultrasound"].brightness
+
+
+def test_a_rotation_keeps_distances_also_where_sides_differ() -> None:
     dot = torch.full((500, 1, 33, 17), -1.0)
     dot[:, :, 16, 14] = 1  # 6 pixels to the right of the center
     turned = augment(dot, 1.0, HALF_TURN, _random())
@@ -137,23 +184,115 @@ def test_only_microscopy_turns_images_around() -> None:
     turned[:, :, torch.hypot(rows.float(), columns.float()) > 8.5] = -1  # the mirrored world beyond the border
     place = turned.flatten(1).argmax(1)
     y, x = (place // 17 - 16).float(), (place % 17 - 8).float()
-    assert ((torch.hypot(y, x) - 6).abs() < 1.5).all(), "a rotation keeps the distance, also where sides differ"
+    assert ((torch.hypot(y, x) - 6).abs() < 1.5).all()
     assert x.min() < -4
     assert y.min() < -4
     assert y.max() > 4
 
 
-def test_a_seed_changes_an_image_as_it_always_did() -> None:
-    """A run that is resumed by a later version goes on with the same changes."""
-    images = torch.linspace(-1, 1, 80).view(4, 1, 4, 5)
-    changed = augment(images, 0.7, profile("natural"), _random())
-    wanted = [
+def _shares_of(changed: Tensor, poses: list[Tensor]) -> list[float]:
+    """Return the share of images that are each of `poses`, up to rounding; together they must be all."""
+    hits = [((changed - pose).abs().flatten(1).amax(1) < 1e-3).float().mean() for pose in poses]
+    assert float(sum(hits)) == pytest.approx(1)
+    return [float(hit) for hit in hits]
+
+
+@pytest.mark.parametrize("depth", [(), (5,)])
+def test_quarter_turns_move_whole_pixels_and_all_four_are_as_frequent(depth: tuple[int, ...]) -> None:
+    image = torch.rand(1, 2, *depth, 13, 13, generator=_random())
+    changed = augment(image.repeat(800, *[1] * (image.ndim - 1)), 1.0, QUARTER_TURNS, _random())
+    shares = _shares_of(changed, [torch.rot90(image, k, (-2, -1)) for k in range(4)])
+    assert shares == pytest.approx([0.25] * 4, abs=0.06)
+
+
+def test_images_that_are_not_square_make_half_turns_only() -> None:
+    image = torch.rand(1, 2, 9, 14, generator=_random())
+    changed = augment(image.repeat(800, 1, 1, 1), 1.0, QUARTER_TURNS, _random())
+    assert _shares_of(changed, [image, image.flip(-1, -2)]) == pytest.approx([0.5, 0.5], abs=0.06)
+
+
+def test_quarter_turns_and_flips_give_all_eight_poses() -> None:
+    image = torch.rand(1, 1, 8, 8, generator=_random())
+    changed = augment(image.repeat(800, 1, 1, 1), 1.0, replace(QUARTER_TURNS, x_flip=True), _random())
+    poses = [torch.rot90(side, k, (-2, -1)) for side in (image, image.flip(-1)) for k in range(4)]
+    assert _shares_of(changed, poses) == pytest.approx([0.125] * 8, abs=0.05)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_color_changes_only_images_of_three_channels(channels: int) -> None:
+    images = torch.rand(8, channels, 6, 5)
+    assert torch.equal(augment(images, 1.0, COLOR_ONLY, _random()), images)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (4, 6, 5)])
+def test_color_leaves_gray_and_brightness_alone(size: tuple[int, ...]) -> None:
+    gray = torch.rand(8, 1, *size).expand(-1, 3, *[-1] * len(size))
+    assert torch.allclose(augment(gray, 1.0, COLOR_ONLY, _random()), gray, atol=1e-5)
+    colored = torch.rand(8, 3, *size)
+    changed = augment(colored, 1.0, COLOR_ONLY, _random())
+    assert torch.allclose(changed.mean(1), colored.mean(1), atol=1e-5)
+    assert ((changed - colored).abs().flatten(1).amax(1) > 0.01).all()
+
+
+def test_saturation_and_hue_have_the_strength_that_is_said() -> None:
+    color = torch.tensor([0.6, -0.3, 0.1]).view(1, 3, 1, 1).expand(3000, 3, 2, 2)
+    source = (color - color.mean(1, keepdim=True))[:, :, 0, 0]
+    changed = augment(color, 1.0, COLOR_ONLY, _random())[:, :, 0, 0]
+    found = changed - changed.mean(1, keepdim=True)
+    factor = (found.norm(dim=1) / source.norm(dim=1)).log()
+    assert abs(float(factor.mean())) < 0.03
+    assert float(factor.std()) == pytest.approx(COLOR_ONLY.saturation, rel=0.1)
+    turn = torch.linalg.cross(source, found).sum(1) / math.sqrt(3)  # about the gray axis, with its sign
+    angle = torch.rad2deg(torch.atan2(turn, (source * found).sum(1)))
+    assert COLOR_ONLY.hue_deg * 0.98 < angle.abs().max() <= COLOR_ONLY.hue_deg + 0.01
+    assert abs(float(angle.mean())) < 1
+    assert float(angle.std()) == pytest.approx(COLOR_ONLY.hue_deg / math.sqrt(3), rel=0.1)
+
+
+@pytest.mark.parametrize("size", [(9, 4), (3, 9, 4)])
+def test_depth_gain_is_a_ramp_down_the_rows_of_the_strength_that_is_said(size: tuple[int, ...]) -> None:
+    images = torch.zeros(2000, 1, *size)
+    gain = augment(images, 1.0, replace(NONE, depth_gain=0.3), _random()).flatten(1, -3)[:, 0]
+    assert torch.allclose(gain, gain[:, :, :1].expand_as(gain)), "alike in all columns"
+    assert torch.allclose(gain, gain[:, -1:] * torch.linspace(-1, 1, 9)[:, None], atol=1e-6)
+    assert abs(float(gain[:, -1].mean())) < 0.03
+    assert float(gain[:, -1].std()) == pytest.approx(0.3, rel=0.1)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (4, 6, 5)])
+def test_a_profile_that_moves_nothing_resamples_nothing(size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("grid_sample was called")
+
+    monkeypatch.setattr(F, "grid_sample", refuse)
+    images = torch.rand(8, 3, *size)
+    assert not torch.equal(augment(images, 1.0, replace(VALUES_ONLY, saturation=0.2), _random()), images)
+    with pytest.raises(AssertionError, match="grid_sample"):
+        augment(images, 1.0, SHIFT_ONLY, _random())
+
+
+AS_EVER = {
+    "safe": [
+        [-0.7718, -0.6870, -0.7312, -0.6412, -0.5423],
+        [-0.0884, -0.0334, 0.0570, 0.1297, 0.2024],
+        [-0.1983, -0.1169, -0.0355, 0.0460, 0.1274],
+        [0.4986, 0.5745, 0.7115, 0.8165, 0.7786],
+    ],
+    "natural": [
         [-1.1848, -1.0427, -1.1422, -1.0096, -0.8492],
         [-0.5642, -0.4494, -0.3346, -0.2197, -0.2463],
-        [0.2366, 0.1698, 0.289, 0.4081, 0.5273],
+        [0.2366, 0.1698, 0.2890, 0.4081, 0.5273],
         [0.4347, 0.5321, 0.6949, 0.8342, 0.9578],
-    ]
-    assert torch.allclose(changed.flatten(1)[:, ::4], torch.tensor(wanted), atol=1e-4)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", AS_EVER)
+def test_a_seed_changes_an_image_as_it_always_did(name: str) -> None:
+    """A run that is resumed by a later version goes on with the same changes."""
+    images = torch.linspace(-1, 1, 80).view(4, 1, 4, 5)
+    changed = augment(images, 0.7, profile(name), _random())
+    assert torch.allclose(changed.flatten(1)[:, ::4], torch.tensor(AS_EVER[name]), atol=1e-4)
 
 
 def _dot_volume(n: int) -> Tensor:
@@ -219,18 +358,25 @@ def test_along_the_depth_it_is_what_grid_sample_does(size: tuple[int, ...]) -> N
     assert torch.allclose(along_depth(volumes, zoom, shift), wanted, atol=1e-10)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (6, 8, 8)])
-def test_gradients_flow_through(size: tuple[int, ...]) -> None:
-    images = torch.randn(4, 1, *size, requires_grad=True)
-    augment(images, 1.0, profile("natural"), _random()).square().sum().backward()
+@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("size", [(8, 8), (6, 9, 7)])
+def test_gradients_are_those_of_the_change_that_was_made(name: str, size: tuple[int, ...]) -> None:
+    images = torch.randn(6, 3, *size, requires_grad=True)
+    step, weight = torch.randn(2, 6, 3, *size)
+    (augment(images, 0.7, profile(name), _random()) * weight).flatten(1).sum(1).sum().backward()
     assert images.grad is not None
-    assert (images.grad.abs().flatten(1).sum(1) > 0).all()
+    # For the same draws an image is changed linearly but for a constant, so that the slope is a difference.
+    moved, still = (augment(x, 0.7, profile(name), _random()) for x in (images.detach() + step, images.detach()))
+    wanted = ((moved - still) * weight).flatten(1).sum(1)
+    assert torch.allclose((images.grad * step).flatten(1).sum(1), wanted, atol=1e-3)
+    assert (wanted.abs() > 1e-3).all()
 
 
-def test_the_generator_determines_everything() -> None:
-    images = torch.randn(8, 1, 8, 8)
+@pytest.mark.parametrize("name", sorted(set(PROFILES) - {"none"}))
+def test_the_generator_determines_everything(name: str) -> None:
+    images = torch.randn(8, 3, 8, 8)
     before = torch.get_rng_state()
-    first, again, other = (augment(images, 0.5, profile("safe"), _random(seed)) for seed in (3, 3, 4))
+    first, again, other = (augment(images, 0.5, profile(name), _random(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before), "the user's own random state stays as it was"
@@ -253,6 +399,23 @@ def test_both_halves_of_a_batch_go_through_the_same_distribution() -> None:
         assert one.std() == pytest.approx(float(other.std()), rel=0.1)
 
 
+@pytest.mark.parametrize("name", PROFILES)
+def test_parts_of_a_batch_are_changed_as_in_the_whole(name: str) -> None:
+    images = torch.randn(8, 3, 8, 8)
+    whole = augment(images, 0.6, profile(name), _random())
+    for rows in (torch.arange(3), torch.tensor([7, 2, 5])):
+        part = augment(images[rows], 0.6, profile(name), _random(), rows=rows, of=8)
+        assert torch.allclose(part, whole[rows], atol=1e-6)
+
+
+def test_each_image_may_have_a_probability_of_its_own() -> None:
+    images = _dot(900)
+    p = torch.tensor([0.0, 0.3, 1.0]).repeat(300)
+    changed = augment(images, p, replace(NONE, brightness=0.2), _random())
+    shares = ((changed - images).abs().flatten(1).amax(1) > 1e-4).float().view(300, 3).mean(0)
+    assert shares.tolist() == pytest.approx([0, 0.3, 1.0], abs=0.06)
+
+
 def test_bf16_images_come_back_as_float32() -> None:
     for p in (0.0, 0.5):
         assert (
@@ -261,5 +424,144 @@ def test_bf16_images_come_back_as_float32() -> None:
 
 
 def test_an_unknown_profile_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="none, safe, natural, microscopy"):
+    with pytest.raises(ConfigError, match="none, safe, chest, axial, ultrasound, microscopy, natural"):
         profile("wild")
+
+
+LEAK_CLASSES = 4
+"""Each class could leak on its own, so that one that lies right by chance does not hide the others."""
+
+
+def _trained_samples(images: Tensor, strength: Profile, p: float, *, steps: int, **settings: object) -> Tensor:
+    """Train the real GAN with a constant `p` and return 400 samples, the classes in turns."""
+    config = FitConfig(
+        **{
+            **NETWORK,
+            "label_dim": 8,
+            "batch": 32,
+            "lr": (8e-3, 8e-3),
+            "gamma": (1.0, 1.0),
+            "ema_half_life_kimg": (0.2, 0.2),
+            "augment_p": (p, p),
+            **settings,
+        }
+    )
+    size, channels = images.shape[2:], images.shape[1]
+    gan = GAN(config, size=size, channels=channels, classes=LEAK_CLASSES, device=torch.device("cpu"), bf16=False)
+    gan.strength = strength
+    for step in range(steps):
+        positions = torch.arange(step * 32, step * 32 + 32) % len(images)
+        gan.step(images[positions], positions % LEAK_CLASSES, step, step / steps)
+    return gan.sample(torch.randn(400, config.latent_dim, generator=_random(3)), torch.arange(400) % LEAK_CLASSES)
+
+
+def _marks_on_the_left(count: int) -> Tensor:
+    """Return noisy dark images of 4×4 pixels with a bright one at the left, class by class further down."""
+    images = torch.full((count, 1, 4, 4), -0.5)
+    images[torch.arange(count), 0, torch.arange(count) % LEAK_CLASSES, 0] = 0.5
+    return images + 0.05 * torch.randn(images.shape, generator=_random())
+
+
+def _share_on_the_right(images: Tensor) -> float:
+    return float((images[..., 2:].mean((1, 2, 3)) > images[..., :2].mean((1, 2, 3))).float().mean())
+
+
+def _share_on_the_right_after_training(p: float) -> float:
+    samples = _trained_samples(_marks_on_the_left(64), FLIP_ONLY, p, steps=80, widths=(32,), base=4)
+    assert samples.std() == pytest.approx(float(_marks_on_the_left(64).std()), rel=0.2), "it has not learned the marks"
+    return _share_on_the_right(samples)
+
+
+def test_flips_at_p_well_below_1_do_not_leak() -> None:
+    shown = augment(_marks_on_the_left(2000), 0.3, FLIP_ONLY, _random())
+    assert _share_on_the_right(shown) == pytest.approx(0.15, abs=0.03)
+    assert _share_on_the_right_after_training(0.3) < 0.03
+
+
+def test_flips_at_p_1_do_leak_and_the_measure_sees_it() -> None:
+    """The discriminator cannot know which side is right, and so each class takes one by chance."""
+    assert _share_on_the_right_after_training(1.0) > 0.15
+
+
+TINT = torch.tensor([0.15, -0.2, 0.05])
+
+
+def _figures() -> Tensor:
+    """Return one chiral figure for each class, in the top left corner: 4×8×8, 1 on 0."""
+    figures = torch.zeros(LEAK_CLASSES, 8, 8)
+    figures[:, 1:3, 1] = 1
+    figures[:, 1, 1:3] = 1
+    figures[0, 1:5, 1] = 1
+    figures[1, 1, 1:5] = figures[1, 2, 4] = 1
+    figures[2, 1:4, 1] = figures[2, 3, 1:4] = 1
+    figures[3, 1, 1:4] = figures[3, 2:5, 3] = 1
+    return figures
+
+
+def _slides(count: int, seed: int = 0) -> Tensor:
+    """Return noisy color images of 8×8 pixels, the classes in turns, that vary a little in brightness and stain."""
+    source = _random(seed)
+    contrast, tint, brightness = torch.randn(3, count, 1, 1, 1, generator=source)
+    figures = _figures()[torch.arange(count) % LEAK_CLASSES][:, None]
+    images = -0.5 + figures * (1 + 0.1 * contrast) + 0.03 * brightness + TINT[:, None, None] * (1 + 0.05 * tint)
+    return images + 0.05 * torch.randn(images.shape, generator=source)
+
+
+def _shares_changed(images: Tensor) -> dict[str, float]:
+    """Return which shares of `images`, the classes in turns, are mirrored, turned, shifted, brightened or recolored.
+
+    Pose: the best of the class's figure mirrored or not, at angles 15° apart and shifts of a pixel.
+    """
+    poses, kinds = [], []
+    for mirror in (1.0, -1.0):
+        for angle in torch.arange(24) * 15:
+            cos, sin = torch.cos(torch.deg2rad(angle)), torch.sin(torch.deg2rad(angle))
+            for y, x in ((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)):
+                row_x, row_y = [cos * mirror, -sin, x / 4], [sin * mirror, cos, y / 4]
+                grid = F.affine_grid(torch.tensor([[row_x, row_y]]), [1, LEAK_CLASSES, 8, 8], align_corners=False)
+                posed = F.grid_sample(_figures()[None], grid, padding_mode="reflection", align_corners=False)
+                poses.append(_normalized(posed[0].flatten(1)))
+                kinds.append([mirror < 0, 15 < angle < 345, (y, x) != (0, 0)])
+    by_class = _normalized(images.mean(1).flatten(1)).view(-1, LEAK_CLASSES, 64)
+    best = torch.einsum("ncd,pcd->ncp", by_class, torch.stack(poses)).argmax(2).flatten()
+    mirrored, turned, shifted = torch.tensor(kinds)[best].T
+
+    ground = images.flatten(2).median(2).values
+    color, stain = ground - ground.mean(1, keepdim=True), TINT - TINT.mean()
+    hue = torch.rad2deg(torch.acos((F.normalize(color, dim=1) @ F.normalize(stain, dim=0)).clamp(-1, 1)))
+    saturation = (color.norm(dim=1) / stain.norm()).log()
+    found = {
+        "mirrored": mirrored,
+        "turned": turned,
+        "shifted": shifted,
+        "brightened": (ground.mean(1) + 0.5).abs() > 0.15,
+        "recolored": (hue > 7) | (saturation.abs() > 0.2),
+    }
+    return {name: float(which.float().mean()) for name, which in found.items()}
+
+
+def _normalized(values: Tensor) -> Tensor:
+    return F.normalize(values - values.mean(1, keepdim=True), dim=1)
+
+
+LEAK_SETTINGS = {"widths": (32, 16), "lr": (4e-3, 1e-3), "gamma": (3.0, 0.3)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["microscopy", "natural"])
+def test_no_change_of_a_profile_leaks_into_the_samples(name: str) -> None:
+    real = _shares_changed(_slides(1000, seed=5))
+    shown = _shares_changed(augment(_slides(1000, seed=5), 0.3, profile(name), _random()))
+    found = _shares_changed(_trained_samples(_slides(128), profile(name), 0.3, steps=400, **LEAK_SETTINGS))
+    assert max(real.values()) < 0.01
+    changed = {"mirrored", "shifted", "brightened", "recolored"} | ({"turned"} if name == "microscopy" else set())
+    for kind in changed:
+        assert shown[kind] > 0.1, kind
+        assert found[kind] < 0.2 * shown[kind], kind
+
+
+@pytest.mark.slow
+def test_at_p_1_the_profile_for_slides_leaks_and_the_measure_sees_it() -> None:
+    found = _shares_changed(_trained_samples(_slides(128), profile("microscopy"), 1.0, steps=400, **LEAK_SETTINGS))
+    assert found["mirrored"] > 0.2
+    assert found["turned"] > 0.2

@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
-import math
+from math import exp, log
 
 import pytest
 import torch
 from torch import Tensor
 
+from ganaug.config import PENALTIES
 from ganaug.plugins import load_plugin, plugin_names
-from ganaug.training.losses import nonsaturating, relativistic
+from ganaug.training.losses import hinge, lsgan, minimax, nonsaturating, relativistic
 
 PACKAGE = "ganaug.training.losses"
 LOSSES = plugin_names(PACKAGE)
+
+REAL, FAKE = (2.0, -0.5), (-1.0, 1.5)
+BY_HAND: dict[str, tuple[float, float]] = {
+    # -log σ(t) = log(1 + exp(-t)), of what the real image is ahead by: 3 and -2.
+    "relativistic": (
+        (log(1 + exp(-3)) + log(1 + exp(2))) / 2,
+        (log(1 + exp(3)) + log(1 + exp(-2))) / 2,
+    ),
+    "nonsaturating": (
+        (log(1 + exp(-2)) + log(1 + exp(0.5))) / 2 + (log(1 + exp(-1)) + log(1 + exp(1.5))) / 2,
+        (log(1 + exp(1)) + log(1 + exp(-1.5))) / 2,
+    ),
+    # log(1 - σ(t)) = -log(1 + exp(t))
+    "minimax": (
+        (log(1 + exp(-2)) + log(1 + exp(0.5))) / 2 + (log(1 + exp(-1)) + log(1 + exp(1.5))) / 2,
+        -(log(1 + exp(-1)) + log(1 + exp(1.5))) / 2,
+    ),
+    "hinge": ((0 + 1.5) / 2 + (0 + 2.5) / 2, -(-1 + 1.5) / 2),
+    "lsgan": ((1 + 2.25) / 4 + (1 + 2.25) / 4, (4 + 0.25) / 4),
+    "wgan_clip": ((-1 + 1.5) / 2 - (2 - 0.5) / 2, -(-1 + 1.5) / 2),
+    "wgan_gp": ((-1 + 1.5) / 2 - (2 - 0.5) / 2, -(-1 + 1.5) / 2),
+}
+"""The discriminator's and the generator's loss of the logits REAL and FAKE, by the papers' formulas."""
+
+IN_THE_PAPER = {"wgan_clip": ("clip", 5), "wgan_gp": ("gradient-penalty", 5)}
+"""Penalty and steps of the discriminator, where the paper has its own."""
 
 
 def _logits(seed: int = 0, count: int = 16) -> tuple[Tensor, Tensor]:
     source = torch.Generator().manual_seed(seed)
     real, fake = torch.randn(2, count, generator=source)
     return real.requires_grad_(), fake.requires_grad_()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_is_the_papers_formula_on_numbers_worked_out_by_hand(name: str) -> None:
+    loss = load_plugin(PACKAGE, name)
+    real, fake = torch.tensor(REAL), torch.tensor(FAKE)
+    found = loss.discriminator_loss(real, fake).item(), loss.generator_loss(real, fake).item()
+    assert found == pytest.approx(BY_HAND[name], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_it_names_the_regularization_and_the_steps_that_it_works_with(name: str) -> None:
+    loss = load_plugin(PACKAGE, name)
+    assert loss.PENALTY in set(PENALTIES) - {"auto", "none"}
+    assert IN_THE_PAPER.get(name, ("r1r2", 1)) == (loss.PENALTY, loss.CRITIC_STEPS)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -76,10 +118,15 @@ def test_relativistic_pairs_each_fake_with_the_real_image_beside_it() -> None:
     )
 
 
-def test_known_values() -> None:
-    real, fake = torch.tensor([2.0]), torch.tensor([-1.0])
-    assert relativistic.discriminator_loss(real, fake).item() == pytest.approx(math.log1p(math.exp(-3)))
-    assert relativistic.generator_loss(real, fake).item() == pytest.approx(math.log1p(math.exp(3)))
-    wanted = math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))
-    assert nonsaturating.discriminator_loss(real, fake).item() == pytest.approx(wanted)
-    assert nonsaturating.generator_loss(real, fake).item() == pytest.approx(math.log1p(math.exp(1)))
+def test_where_the_discriminator_is_sure_of_a_fake_the_minimax_generator_hardly_learns() -> None:
+    real, fake = torch.tensor([8.0]), torch.tensor([-8.0], requires_grad=True)
+    slopes = [torch.autograd.grad(game.generator_loss(real, fake), fake)[0].item() for game in (minimax, nonsaturating)]
+    sure = 1 / (1 + exp(8))
+    assert slopes == pytest.approx([-sure, sure - 1], rel=1e-4)
+
+
+def test_beyond_its_margin_the_hinge_lets_the_discriminator_rest_and_least_squares_pulls_it_back() -> None:
+    for loss, wanted in ((hinge, (0.0, 0.0)), (lsgan, (2.0, -3.0))):
+        real, fake = torch.tensor([3.0], requires_grad=True), torch.tensor([-3.0], requires_grad=True)
+        slopes = torch.autograd.grad(loss.discriminator_loss(real, fake), [real, fake])
+        assert tuple(slope.item() for slope in slopes) == wanted

@@ -4,8 +4,9 @@ Source: Radford et al., "Unsupervised Representation Learning with Deep Convolut
 ICLR 2016, section 3. As there: no pooling (the discriminator learns its downsampling by strided convolutions, the
 generator its upsampling by transposed ones), batch normalization after all but the generator's last layer, ReLU in the
 generator and tanh at its end, leaky ReLU in the discriminator. Kernels have 4 pixels, so that all pixels get as many
-taps. With ``stem: 2`` the last transposed convolution draws the image, as in the paper; with ``stem: 1`` there is one
-stage more at the full size and a 3×3 convolution draws it (Miyato et al. 2018, table 3), which small images need.
+taps. With ``stem: 2`` the last transposed convolution draws the image, as in the paper; with ``stem: 4`` it is wider
+and enlarges four times. With ``stem: 1`` there is one stage more at the full size and a 3×3 convolution draws it
+(Miyato et al. 2018, table 3), which small images need.
 
 Two things differ. The discriminator has no batch normalization: each logit must come from its own image alone, or
 gradient penalties are not defined (Gulrajani et al. 2017, section 4). And there are classes: an embedding joined to z
@@ -25,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganaug.errors import ConfigError
 from ganaug.models import channels_last
 from ganaug.models.conv import Conv
 from ganaug.models.grids import stage_widths
 from ganaug.models.labels import ClassEmbedding
+from ganaug.models.piecewise import Run, plain
 
 MOMENTUM = 0.1
 """Weight of the newest batch in the running averages of the normalization."""
@@ -58,44 +59,50 @@ class BatchNorm(nn.Module):
         )
 
 
-class Halving(Conv):
-    """A convolution of 4 pixels at every second place: a side of s pixels becomes one of ⌊s/2⌋."""
+class Down(Conv):
+    """A convolution at every f-th place, so wide (3f - 2 pixels) that it sees the last pixels too.
 
-    def __init__(self, dims: int, inputs: int, outputs: int) -> None:
-        super().__init__(dims, inputs, outputs, 4, stride=2)
+    A side of s pixels becomes one of ⌊s/f⌋.
+    """
+
+    def __init__(self, dims: int, inputs: int, outputs: int, factor: int = 2) -> None:
+        super().__init__(dims, inputs, outputs, 3 * factor - 2, stride=factor)
         stride, _, groups = self.geometry
-        self.geometry = (stride, (1,) * dims, groups)
+        self.geometry = (stride, (factor - 1,) * dims, groups)
 
 
-class Doubling(nn.Module):
-    """The transposed convolution of 4 pixels that leads from a grid of ⌊s/2⌋ pixels to one of s."""
+class Up(nn.Module):
+    """The transposed convolution that leads from a grid of ⌊s/f⌋ pixels back to one of s; see `Down`."""
 
     def __init__(
-        self, inputs: int, outputs: int, coarse: tuple[int, ...], fine: tuple[int, ...], *, bias: bool
+        self,
+        inputs: int,
+        outputs: int,
+        coarse: tuple[int, ...],
+        fine: tuple[int, ...],
+        *,
+        factor: int = 2,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         dims = len(fine)
-        self.weight = nn.Parameter(torch.empty(inputs, outputs, *[4] * dims))
+        self.weight = nn.Parameter(torch.empty(inputs, outputs, *[3 * factor - 2] * dims))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.rest = tuple(large - 2 * small for small, large in zip(coarse, fine, strict=True))
-        nn.init.normal_(self.weight, std=math.sqrt(2 / (inputs * 2**dims)))  # each pixel gets 2^dims of the taps
+        self.factor = factor
+        self.rest = tuple(large - factor * small for small, large in zip(coarse, fine, strict=True))
+        taps = (3 - 2 / factor) ** dims  # that each pixel gets
+        nn.init.normal_(self.weight, std=math.sqrt(2 / (inputs * taps)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Upsample."""
         transposed = F.conv_transpose2d if x.ndim == 4 else F.conv_transpose3d
-        return transposed(x, self.weight, self.bias, stride=2, padding=1, output_padding=self.rest)
+        return transposed(
+            x, self.weight, self.bias, stride=self.factor, padding=self.factor - 1, output_padding=self.rest
+        )
 
 
 def floor_grids(size: Sequence[int], *, base: int, stem: int) -> list[tuple[int, ...]]:
-    """Return the grids of the stages from the base grid up, each half of the next one, rounded down.
-
-    The last one is `size` with a stem of 1, half of it with a stem of 2.
-
-    Raises:
-        ConfigError: another stem.
-    """
-    if stem not in (1, 2):
-        raise ConfigError(f"stem = {stem} was given; arch 'dcgan' has 1 or 2. Use --set stem=2.")
+    """Return the grids of the stages from the base grid up to size / stem, each half of the next one, rounded down."""
     grids = [tuple(side // stem for side in size)]
     while max(grids[0]) // 2 >= base and min(grids[0]) // 2 >= 2:
         grids.insert(0, tuple(side // 2 for side in grids[0]))
@@ -129,13 +136,13 @@ class Generator(nn.Module):
         self.input = nn.Linear(latent_dim + label_dim, stages[0] * math.prod(self.grid), bias=False)
         self.norms = nn.ModuleList(BatchNorm(width) for width in stages)
         self.doublings = nn.ModuleList(
-            Doubling(stages[i], stages[i + 1], grids[i], grids[i + 1], bias=False) for i in range(len(grids) - 1)
+            Up(stages[i], stages[i + 1], grids[i], grids[i + 1]) for i in range(len(grids) - 1)
         )
         self.output: nn.Module
         if stem == 1:
             self.output = Conv(dims, stages[-1], channels, 3)
         else:
-            self.output = Doubling(stages[-1], channels, grids[-1], tuple(size), bias=True)
+            self.output = Up(stages[-1], channels, grids[-1], tuple(size), factor=stem, bias=True)
         nn.init.normal_(self.embed.weight)
         nn.init.normal_(self.input.weight, std=1 / math.sqrt(latent_dim + label_dim))
 
@@ -149,7 +156,12 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images and labels to one logit each: ``forward(images: N×C×spatial, labels: N) -> N``."""
+    """Images and labels to one logit each: ``forward(images: N×C×spatial, labels: N) -> N``.
+
+    It is linear in pieces: `run` may carry out its layers in another way (see `ganaug.models.piecewise`).
+    """
+
+    piecewise_linear = True
 
     def __init__(
         self,
@@ -165,8 +177,8 @@ class Discriminator(nn.Module):
         dims = len(size)
         grids = floor_grids(size, base=base, stem=stem)
         stages = stage_widths(widths, len(grids))[::-1]
-        self.input = Conv(dims, channels, stages[0], 3) if stem == 1 else Halving(dims, channels, stages[0])
-        self.halvings = nn.ModuleList(Halving(dims, stages[i], stages[i + 1]) for i in range(len(stages) - 1))
+        self.input = Conv(dims, channels, stages[0], 3) if stem == 1 else Down(dims, channels, stages[0], stem)
+        self.halvings = nn.ModuleList(Down(dims, stages[i], stages[i + 1]) for i in range(len(stages) - 1))
         features, width = stages[-1] * math.prod(grids[0]), stages[-1]
         self.features = nn.Linear(features, width)
         self.logit = nn.Linear(width, 1)
@@ -175,10 +187,10 @@ class Discriminator(nn.Module):
         nn.init.zeros_(self.features.bias)
         nn.init.normal_(self.project.weight)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        x = F.leaky_relu(self.input(images), 0.2)
+    def forward(self, images: Tensor, labels: Tensor, run: Run = plain) -> Tensor:
+        x = run(self.input, channels_last(images), bend=True)
         for halving in self.halvings:
-            x = F.leaky_relu(halving(x), 0.2)
-        hidden = F.leaky_relu(self.features(x.flatten(1)), 0.2)
+            x = run(halving, x, bend=True)
+        hidden = run(self.features, x.flatten(1), bend=True)
         projection = (self.project(labels).to(hidden.dtype) * hidden).sum(1) / math.sqrt(hidden.shape[1])
-        return self.logit(hidden).squeeze(1) + projection
+        return run(self.logit, hidden).squeeze(1) + projection

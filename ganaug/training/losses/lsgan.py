@@ -1,7 +1,7 @@
 """Least squares: the discriminator's outputs are drawn to 1 for real and to 0 for fake images.
 
-Source: Mao et al., "Least squares generative adversarial networks" (2017), equation 9 (the 0-1 coding). The paper has no
-penalty and relies on batch normalization in both networks; our discriminators have none, and R1 + R2 take its place.
+Source: Mao et al., "Least squares generative adversarial networks" (2017), equation 9 (the 0-1 coding). The paper has
+no penalty and relies on batch normalization in both networks; our discriminators have none, and R1 + R2 take its place.
 """
 
 from __future__ import annotations
