@@ -30,7 +30,8 @@ import numpy as np
 
 from benchmarks.sets import SETS, ImageSet, cut, load_set
 
-PEERS = ("lightweight_gan", "stylegan2", "mimicry")
+PEERS = tuple(f"{name}{size}" for name in ("lightweight_gan", "stylegan2", "mimicry") for size in ("", "-small"))
+"""Other GANs; `-small` has about 0.3 million parameters in each network, as ours do."""
 
 
 def main() -> None:
@@ -158,9 +159,13 @@ def _networks(config: Any, shown: ImageSet) -> dict[str, Any]:
 def _peer(job: dict[str, Any], shown: ImageSet, counts: np.ndarray, out: Path) -> tuple[np.ndarray, dict[str, Any]]:
     from benchmarks.peers import run_peer
 
+    name, small, _ = job["system"].partition("-small")
+    arguments = ["--small"] if small else []
+    if name == "mimicry":  # it has 32 and 128 pixels, and 128 takes minutes a step on a CPU
+        arguments += ["--size", "32"]
     fakes, facts = run_peer(
-        job["system"], np.moveaxis(shown.train, 1, -1), shown.train_labels, counts,
-        cpu_seconds=60 * job["minutes"], seed=job["seed"], out=out,
+        name, np.moveaxis(shown.train, 1, -1), shown.train_labels, counts,
+        cpu_seconds=60 * job["minutes"], seed=job["seed"], out=out, arguments=arguments,
     )  # fmt: skip
     return np.moveaxis(fakes.reshape(len(fakes), *shown.train.shape[2:], -1), -1, 1), facts
 

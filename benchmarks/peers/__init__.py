@@ -36,7 +36,7 @@ def run_peer(
         cpu_seconds: Budget of training.
         seed: Of training and samples.
         out: Stem of the files that are written: `-images.npz`, `-samples.npz` and `.log` are added to its name.
-        arguments: More arguments of the runner: `--small`, `--size N`, `--defaults class`.
+        arguments: More arguments of the runner: `--small`, `--size N`, `--defaults command`.
 
     Returns:
         Samples, uint8, N×H×W or N×H×W×3, ordered by class; and the facts of `harness.Facts`, where the two numbers of

@@ -197,9 +197,9 @@ def parse(argv: Sequence[str] | None, description: str | None, sizes: Sequence[i
     parser.add_argument("--small", action="store_true", help="about 0.3 M parameters in each network, where it can")
     parser.add_argument(
         "--defaults",
-        choices=("command", "class"),
-        default="command",
-        help="the peer's settings: its command's or its example's (default), or its Python class's",
+        choices=("class", "command"),
+        default="class",
+        help="the peer's settings: its Python class's (default), or its command's or example's",
     )
     options = parser.parse_args(argv)
     if options.cpu_seconds <= 0:

@@ -6,8 +6,8 @@ which is what their user would have to do. What had to be done to run them on a 
 - Both refuse to be imported without CUDA and call `.cuda(rank)` on every tensor. `torch.cuda.is_available` says yes
   while they are imported, `.cuda()` returns the tensor or module itself, and the name `torch` in the peer's module has
   a `device` that is always the CPU. Their code is not edited.
-- Settings are those of the peer's own command (read from its signature, not copied) or, with `--defaults class`, of its
-  `Trainer`. They differ: the command accumulates gradients over several batches.
+- Settings are those of the peer's `Trainer` or, with `--defaults command`, of its command (read from the signature,
+  not copied). They differ: the command accumulates gradients over several batches, and one step can outlast a budget.
 - A class with fewer images than a batch gets a batch as large as the class (their loader drops incomplete batches and
   would never yield one).
 - Data are loaded in the process (no workers): their CPU time counts, and one thread does all the work.

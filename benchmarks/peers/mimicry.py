@@ -4,12 +4,12 @@ Class-conditional: one model. It comes in two sizes, 32 and 128, always in color
 channels and samples averaged over them. Other sizes are resized to the next one up (`--size 32` forces the small one).
 
 The package imports TensorFlow for its metrics and reads data sets of its own; neither is used here, and both parts
-(`metrics`, `datasets`) are empty modules. Training is the peer's `Trainer`, on its CPU device, with the settings of its
-example and its tables for labeled data: Adam 2e-4, betas (0, 0.9), batch 64, 5 discriminator steps for each generator
-step, linear decay over 100,000 steps (128: no decay, 450,000 steps). `--defaults class` uses the Trainer's own instead:
-1 discriminator step, no decay. The loader raises KeyboardInterrupt at the first step after the budget, which the
-Trainer takes as its user's wish to stop. Its prints, summaries, previews and checkpoints during training are off. It
-has no EMA; samples come from the generator in evaluation mode, as in the peer's metrics.
+(`metrics`, `datasets`) are empty modules. Training is the peer's `Trainer` on its CPU device with its own settings (1
+discriminator step for each generator step, no decay) and what its example gives it: Adam 2e-4, betas (0, 0.9), batch
+64. `--defaults command` takes the rest of the example and its tables too: 5 discriminator steps, at 32 with linear
+decay over 100,000 steps. The loader raises KeyboardInterrupt at the first step after the budget, which the Trainer
+takes as its user's wish to stop. Its prints, summaries, previews and checkpoints during training are off. It has no
+EMA; samples come from the generator in evaluation mode, as in the peer's metrics.
 
 --small sets ngf 56, ndf 68 at 32 and ngf 64, ndf 104 at 128.
 """

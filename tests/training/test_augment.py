@@ -547,21 +547,30 @@ def _normalized(values: Tensor) -> Tensor:
 LEAK_SETTINGS = {"widths": (32, 16), "lr": (4e-3, 1e-3), "gamma": (3.0, 0.3)}
 
 
+KINDS = {
+    "safe": {"shifted", "brightened"},
+    "natural": {"mirrored", "shifted", "brightened", "recolored"},
+    "microscopy": {"mirrored", "turned", "shifted", "brightened", "recolored"},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["microscopy", "natural"])
-def test_no_change_of_a_profile_leaks_into_the_samples(name: str) -> None:
+@pytest.mark.parametrize(("name", "p"), [("microscopy", 0.3), ("microscopy", 0.5), ("natural", 0.3), ("safe", 1.0)])
+def test_no_change_of_a_profile_leaks_into_the_samples(name: str, p: float) -> None:
     real = _shares_changed(_slides(1000, seed=5))
-    shown = _shares_changed(augment(_slides(1000, seed=5), 0.3, profile(name), _random()))
-    found = _shares_changed(_trained_samples(_slides(128), profile(name), 0.3, steps=400, **LEAK_SETTINGS))
     assert max(real.values()) < 0.01
-    changed = {"mirrored", "shifted", "brightened", "recolored"} | ({"turned"} if name == "microscopy" else set())
-    for kind in changed:
+    shown = _shares_changed(augment(_slides(1000, seed=5), p, profile(name), _random()))
+    found = _shares_changed(_trained_samples(_slides(128), profile(name), p, steps=400, **LEAK_SETTINGS))
+    print(name, p, "shown", shown, "found", found)
+    for kind in KINDS[name]:
         assert shown[kind] > 0.1, kind
         assert found[kind] < 0.2 * shown[kind], kind
 
 
 @pytest.mark.slow
-def test_at_p_1_the_profile_for_slides_leaks_and_the_measure_sees_it() -> None:
-    found = _shares_changed(_trained_samples(_slides(128), profile("microscopy"), 1.0, steps=400, **LEAK_SETTINGS))
+@pytest.mark.parametrize("p", [0.8, 1.0])
+def test_with_a_high_p_poses_do_leak_and_the_measure_sees_it(p: float) -> None:
+    found = _shares_changed(_trained_samples(_slides(128), profile("microscopy"), p, steps=400, **LEAK_SETTINGS))
+    print(p, found)
     assert found["mirrored"] > 0.2
     assert found["turned"] > 0.2

@@ -144,7 +144,7 @@ def test_seconds_of_training_find_the_rings_mean_and_spread_and_that_it_is_hollo
     """The quick form: one stage of the networks, and the ring without its modes. A loss of differences of means takes
     longer to see more than mean and spread."""
     wanted = _Found.has_the_moments if loss.startswith("wgan") else _Found.is_hollow
-    (found,) = _learn(loss, arch, steps=600, until=wanted, **QUICK)
+    (found,) = _learn(loss, arch, steps=400, until=wanted, **QUICK)
     assert wanted(found), (found.off_center, found.spread, found.inside, found.roughness)
 
 
