@@ -124,7 +124,7 @@ class FitConfig:
     """Standard deviation of the noise that a training adds to the embedding of a class of 20 images; less for larger
     ones."""
     augment_rare: float = 0.0
-    """Rare classes are augmented with probability p · (n_max / n_c)^augment_rare, at most 0.8."""
+    """Rare classes are augmented with probability p · (n_max / n_c)^augment_rare, at most 0.5."""
     augment: str = "safe"
     """Discriminator augmentation: a profile of `ganaug.training.augment`."""
     augment_p: Pair = (0.0, 0.3)

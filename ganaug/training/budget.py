@@ -11,7 +11,8 @@ from ganaug.models.grids import coarser, stage_grids, stage_widths
 
 TOO_FEW, PLENTY = 0.5, 3.0
 """Shares of the images that the recipe wants to see between which its network stays as it is. They lie a factor of six
-apart: a speed that is measured on a machine in use may be off by two, and must not make a network both ways."""
+apart: a speed that is measured on a machine in use may be off by two, and must not narrow a network here, widen it
+there."""
 FASTER = 1.2
 """Least gain in speed for which a network gives up capacity."""
 NARROWER, WIDER = (0.71, 0.5), (1.41, 2.0, 2.83, 4.0)

@@ -11,8 +11,8 @@ RARE = 20
 """Images of a class for which `embedding_noise` is meant; classes of more get less."""
 BETA = 0.99
 """Of the effective number of images, (1 - β^n) / (1 - β): how much a further image adds (Cui et al. 2019)."""
-MOST_AUGMENT = 0.8
-"""Highest probability of a change of a rare class's images: near 1 changes leak into the samples."""
+MOST_AUGMENT = 0.5
+"""Highest probability of a change of rare classes' images: above it flips and turns leak into the samples."""
 
 
 def embedding_noise(counts: Sequence[int], strength: float) -> Tensor:

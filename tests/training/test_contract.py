@@ -310,17 +310,18 @@ class _Watched:
 GAMMA, WEIGHT, CLIP = 30.0, 5.0, 0.02
 TAKEN = {"r1r2": ("r1", "r2"), "r1": ("r1",), "gradient-penalty": ("gradient_penalty",), "clip": (), "none": ()}
 """What each penalty adds to the metrics and to the loss."""
+SIZES = [(8, 6), (4, 5, 4)]
+SLOPES = [("nonsaturating", *rest) for rest in itertools.product(ARCHS, SIZES, TAKEN)]
+SLOPES += [(loss, DEFAULT.arch, SIZES[0], "r1r2") for loss in LOSSES if loss != "nonsaturating"]
 
 
-@pytest.mark.parametrize("penalty", [name for name in PENALTIES if name != "auto"])
-@pytest.mark.parametrize("size", [(8, 6), (4, 5, 4)], ids=["2d", "3d"])
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(("loss", "arch", "size", "penalty"), SLOPES)
 def test_the_discriminators_step_follows_the_slope_of_its_loss_and_penalty(
-    arch: str, size: tuple[int, ...], penalty: str, monkeypatch: pytest.MonkeyPatch
+    loss: str, arch: str, size: tuple[int, ...], penalty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Float32, as the optimizer gets it, against finite differences of the papers' formulas in float64."""
     settings = {"penalty": penalty, "gamma": (GAMMA, GAMMA), "gp_weight": WEIGHT, "weight_clip": CLIP}
-    gan = _gan("nonsaturating", arch, size=size, base=2, augment="none", **settings)
+    gan = _gan(loss, arch, size=size, base=2, augment="none", **settings)
     randomize(gan.generator, scale=0.1)
     randomize(gan.discriminator, scale=0.2)
     exact, (images, labels) = copy.deepcopy(gan.discriminator).double(), _batch(count=2, size=size)
@@ -350,3 +351,21 @@ def test_the_discriminators_step_follows_the_slope_of_its_loss_and_penalty(
         assert float((found * direction).sum()) == pytest.approx(slope, rel=1e-3, abs=1e-6), name
     largest = max(float(weight.detach().abs().max()) for weight in gan.discriminator.parameters())
     assert (largest <= CLIP * (1 + 1e-6)) == (penalty == "clip")
+
+
+def test_every_penalty_that_can_be_chosen_is_in_this_contract() -> None:
+    assert {*TAKEN, "auto"} == set(PENALTIES)
+
+
+@pytest.mark.parametrize(("loss", "arch"), SYSTEMS)
+def test_in_bf16_the_discriminator_gets_nearly_the_gradient_of_float32(
+    loss: str, arch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for bf16 in (False, True):
+        gan = _gan(loss, arch, bf16=bf16, gamma=(GAMMA, GAMMA), augment="none")
+        randomize(gan.generator, scale=0.1)
+        randomize(gan.discriminator, scale=0.2)
+        watched = _Watched.step(gan, *_batch(), monkeypatch)
+        found.append(torch.cat([gradient.flatten() for gradient in watched.gradients.values()]))
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.99
