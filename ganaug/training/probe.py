@@ -20,10 +20,10 @@ from ganaug.plugins import load_plugin
 if TYPE_CHECKING:
     from ganaug.training.plan import Plan
 
-ROUNDS = 6
-"""Most rounds of steps that are timed; the first one, in which memory is taken and kernels are chosen, never counts."""
+ROUNDS = 3, 8
+"""Least and most rounds of steps; the first one, in which memory is taken and kernels are chosen, never counts."""
 SECONDS = 1.0
-"""Time after which no further round begins, once one counts."""
+"""Time after which no further round begins, once there are enough."""
 
 
 def probe(plan: Plan) -> dict[str, float]:
@@ -104,7 +104,7 @@ def best_time(work: Callable[[], None], *, clock: Callable[[], float] = time.per
     What else the machine does makes single repetitions slower, and never one faster: the fastest varies least.
     """
     begun, seconds = clock(), list[float]()
-    while len(seconds) < 2 or (len(seconds) < ROUNDS and of_main(clock() - begun) < SECONDS):
+    while len(seconds) < ROUNDS[0] or (len(seconds) < ROUNDS[1] and of_main(clock() - begun) < SECONDS):
         start = clock()
         work()
         seconds.append(clock() - start)

@@ -310,21 +310,24 @@ class _Watched:
 GAMMA, WEIGHT, CLIP = 30.0, 5.0, 0.02
 TAKEN = {"r1r2": ("r1", "r2"), "r1": ("r1",), "gradient-penalty": ("gradient_penalty",), "clip": (), "none": ()}
 """What each penalty adds to the metrics and to the loss."""
-SIZES = [(8, 6), (4, 5, 4)]
-SLOPES = [("nonsaturating", *rest) for rest in itertools.product(ARCHS, SIZES, TAKEN)]
-SLOPES += [(loss, DEFAULT.arch, SIZES[0], "r1r2") for loss in LOSSES if loss != "nonsaturating"]
+SIZES = {"2d": (8, 6), "3d": (4, 5, 4)}
+SLOPES = [("nonsaturating", *rest, "") for rest in itertools.product(ARCHS, SIZES, TAKEN)]
+SLOPES += [("nonsaturating", arch, "2d", penalty, "twice") for arch in ARCHS for penalty in ("r1r2", "r1")]
+SLOPES += [(loss, DEFAULT.arch, "2d", "r1r2", "") for loss in LOSSES if loss != "nonsaturating"]
 
 
-@pytest.mark.parametrize(("loss", "arch", "size", "penalty"), SLOPES)
+@pytest.mark.parametrize(("loss", "arch", "dims", "penalty", "differentiated"), SLOPES)
 def test_the_discriminators_step_follows_the_slope_of_its_loss_and_penalty(
-    loss: str, arch: str, size: tuple[int, ...], penalty: str, monkeypatch: pytest.MonkeyPatch
+    loss: str, arch: str, dims: str, penalty: str, differentiated: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Float32, as the optimizer gets it, against finite differences of the papers' formulas in float64."""
     settings = {"penalty": penalty, "gamma": (GAMMA, GAMMA), "gp_weight": WEIGHT, "weight_clip": CLIP}
-    gan = _gan(loss, arch, size=size, base=2, augment="none", **settings)
+    gan = _gan(loss, arch, size=SIZES[dims], base=2, augment="none", **settings)
     randomize(gan.generator, scale=0.1)
     randomize(gan.discriminator, scale=0.2)
-    exact, (images, labels) = copy.deepcopy(gan.discriminator).double(), _batch(count=2, size=size)
+    if differentiated == "twice":  # as that of an architecture that is not linear in pieces
+        gan.discriminator.piecewise_linear = False
+    exact, (images, labels) = copy.deepcopy(gan.discriminator).double(), _batch(count=2, size=SIZES[dims])
     watched = _Watched.step(gan, images, labels, monkeypatch)
     assert watched.metrics.keys() & {"r1", "r2", "gradient_penalty"} == set(TAKEN[penalty])
 
