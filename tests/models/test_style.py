@@ -86,6 +86,18 @@ def test_every_layer_takes_its_own_style(stem: int, blocks: int, layers: int) ->
             assert not torch.equal(generator.synthesize(changed), before)
 
 
+@pytest.mark.parametrize("stem", [1, 2, 4])
+def test_the_finest_details_are_drawn_by_a_convolution_at_full_size(stem: int) -> None:
+    generator = _generator(stem=stem)
+    seen: list[tuple[int, ...]] = []
+    for module in generator.stages.modules():
+        if isinstance(module, ModulatedConv):
+            module.register_forward_pre_hook(lambda _module, inputs: seen.append(tuple(inputs[0].shape[2:])))
+    generator.synthesize(torch.randn(1, generator.layers, 8))
+    assert seen[-1] == (16, 16)
+    assert sorted(seen) == seen
+
+
 def test_the_length_of_a_latent_does_not_matter_and_its_direction_and_class_do() -> None:
     generator = _generator()
     latents, labels = torch.randn(4, 8), torch.tensor([0, 1, 2, 0])

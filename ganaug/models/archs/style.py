@@ -175,6 +175,9 @@ class Generator(nn.Module):
         image: Tensor | None = None
         layer = 0
         for grid, convs, draw in zip(self.grids, self.stages, self.images, strict=True):
+            if len(cast(nn.ModuleList, convs)) == 1:
+                # Upsampled after its only convolution, the stage could not draw anything finer than the one before.
+                x = upsample(x, grid)
             for conv in cast(nn.ModuleList, convs):
                 x = _activate(conv(x, styles[:, layer], grid))
                 layer += 1
