@@ -120,12 +120,15 @@ class DeviceImages:
 
     def batch(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return (images float32 in [-1, 1], labels int64) on the device."""
-        index = torch.from_numpy(positions).to(self.device)
+        index = self._sent(torch.from_numpy(positions))
         if self.resident is not None:
             unit = self.resident[index].float() * (2 / 255) - 1
             return unit.clamp_(-1, 1), self.labels[index]
         knots = None if self.knots is None else self.knots[positions]
         unit = torch.from_numpy(self.intensity.forward(self.images[positions], knots=knots))
+        return self._sent(unit), self.labels[index]
+
+    def _sent(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":
-            unit = unit.pin_memory()  # only from pinned memory does a copy run beside the device's work
-        return unit.to(self.device, non_blocking=True), self.labels[index]
+            tensor = tensor.pin_memory()  # only from pinned memory does a copy run beside the device's work
+        return tensor.to(self.device, non_blocking=True)

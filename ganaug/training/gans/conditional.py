@@ -100,8 +100,9 @@ class GAN:
                 for part in ("Generator", "Discriminator")
             ]
         self.generator, self.discriminator = (place(part, device) for part in parts)
+        self._share: float | None = class_share(config, 0.0)
         for network in (self.generator, self.discriminator):
-            set_class_share(network, class_share(config, 0.0))
+            set_class_share(network, self._share)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.optimizers = [self._adam(self.discriminator), self._adam(self.generator)]
         counts = counts or [1] * classes
@@ -176,8 +177,10 @@ class GAN:
             for group in optimizer.param_groups:
                 group["lr"] = cosine(config.lr, progress, config.burn_in) * 0.5**self.attempt
                 group["betas"] = (0.0, cosine(config.beta2, progress, config.burn_in))
-        for network in (self.generator, self.discriminator):
-            set_class_share(network, class_share(config, progress))
+        if (share := class_share(config, progress)) != self._share:
+            for network in (self.generator, self.discriminator):
+                set_class_share(network, share)
+            self._share = share
 
     def _augment_p(self, progress: float) -> float | Tensor:
         p = cosine(self.config.augment_p, progress, self.config.burn_in)
@@ -288,8 +291,10 @@ class GAN:
         optimizer = self.optimizers[which]
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         sum_over_processes([*gradients, loss])
-        if torch.isfinite(loss):  # else skipped, not repaired: the loop counts it
-            optimizer.step()
+        # A step that left the finite numbers is skipped, not repaired, and the loop counts it. The optimizer's kernel
+        # skips it itself, as it does for torch.amp.GradScaler: asking here would make a GPU wait for its answer.
+        optimizer.found_inf = (~torch.isfinite(loss)).float()  # type: ignore[attr-defined]
+        optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     def _autocast(self) -> torch.autocast:
@@ -325,6 +330,7 @@ class GAN:
             groups.setdefault(group, {})[rest] = value
         for name, network in self._networks().items():
             network.load_state_dict(groups[name])
+        self._share = None
         for which, optimizer in enumerate(self.optimizers):
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in groups.get(f"adam{which}", {}).items():
