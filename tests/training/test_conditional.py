@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from typing import Any
 
@@ -156,6 +157,44 @@ def test_a_rollback_halves_the_learning_rate() -> None:
         gan.step(*_batch(), 0, progress)
         for optimizer in gan.optimizers:
             assert optimizer.param_groups[0]["lr"] == pytest.approx(wanted)
+
+
+def test_gamma_grows_while_the_discriminator_is_too_sure_and_falls_while_it_is_not_sure_enough() -> None:
+    gan = _gan(confidence=0.6)
+    for confidence, direction in ((1.0, 1), (0.5, -1), (0.6, 0)):
+        before = float(gan.gamma_log)
+        gan._steer(torch.tensor(confidence))
+        assert float(gan.gamma_log) - before == pytest.approx(conditional.STEERING * (confidence - 0.6), abs=1e-6)
+        assert (float(gan.gamma_log) > before) - (float(gan.gamma_log) < before) == direction
+    for confidence, bound in ((1.0, conditional.FACTORS[1]), (0.0, conditional.FACTORS[0])):
+        for _ in range(1000):
+            gan._steer(torch.tensor(confidence))
+        assert float(gan.gamma_log) == pytest.approx(bound)
+    gan._steer(torch.tensor(torch.nan))
+    assert float(gan.gamma_log) == pytest.approx(conditional.FACTORS[0])
+
+
+@pytest.mark.parametrize("changes", [{}, {"arch": "style"}, {"penalty": "r1"}], ids=["at once", "twice", "r1"])
+def test_the_factor_on_gamma_acts_as_a_larger_gamma_does(changes: dict[str, Any]) -> None:
+    factor, gamma = _gan(**changes, gamma=(2.0, 2.0)), _gan(**changes, gamma=(6.0, 6.0))
+    factor.gamma_log += math.log(3.0)
+    for gan in (factor, gamma):
+        gan.step(*_batch(), 0, 0.5)
+    found, wanted = factor.tensors(), gamma.tensors()
+    for name in wanted:
+        if name.startswith("discriminator/"):
+            torch.testing.assert_close(found[name], wanted[name], atol=1e-5, rtol=1e-4)
+
+
+def test_the_confidence_is_that_of_the_whole_batch_and_steers_only_when_asked() -> None:
+    for target in (0.0, 0.6):
+        gan = _gan(confidence=target)
+        metrics = gan.step(*_batch(), 0, 0.5)
+        confidence = float(metrics["confidence"])
+        assert confidence == pytest.approx(math.exp(-float(metrics["loss_d"])), abs=0.05)  # of pairs much alike
+        moved = conditional.STEERING * (confidence - target) if target else 0.0
+        assert float(gan.gamma_log) == pytest.approx(moved, abs=1e-6)
+        assert float(metrics["gamma_factor"]) == pytest.approx(math.exp(moved), rel=1e-5)
 
 
 def test_a_step_with_a_loss_that_is_not_finite_changes_no_weight() -> None:

@@ -30,6 +30,12 @@ from ganaug.training.rarity import MOST_AUGMENT, augment_raise, embedding_noise
 from ganaug.training.schedules import cosine
 
 
+STEERING = 0.05
+"""How far the factor on `gamma` moves in a step, as a logarithm, for each unit of confidence."""
+FACTORS = (math.log(1e-2), math.log(1e4))
+"""Between which that factor stays."""
+
+
 @dataclass(frozen=True)
 class _Piece:
     """Some images of a batch, and the random numbers that go with them."""
@@ -108,6 +114,8 @@ class GAN:
         counts = counts or [1] * classes
         self.noise = embedding_noise(counts, config.embedding_noise).to(device) if config.embedding_noise else None
         self.augment_raise = augment_raise(counts, config.augment_rare).to(device) if config.augment_rare else None
+        self.gamma_log = torch.zeros((), device=device)
+        """Logarithm of the factor on `gamma` (see `confidence`)."""
         self.random = torch.Generator(device)
         self.attempt = 0
         """Rollbacks so far: each one draws other random numbers and halves the learning rate."""
@@ -163,13 +171,14 @@ class GAN:
             metrics["loss_g"] = total.clone()
             self._update(1, total)
         sum_over_processes(list(metrics.values()))
+        self._steer(metrics["confidence"])
         update_ema(
             self.average,
             self.generator,
             images=len(images) * world_size(),
             half_life_kimg=cosine(config.ema_half_life_kimg, progress, config.burn_in),
         )
-        return dict(metrics)
+        return {**metrics, "gamma_factor": self.gamma_log.exp()}
 
     def _schedule(self, progress: float) -> None:
         config = self.config
@@ -181,6 +190,12 @@ class GAN:
             for network in (self.generator, self.discriminator):
                 set_class_share(network, share)
             self._share = share
+
+    def _steer(self, confidence: Tensor) -> None:
+        """Move the factor on `gamma` by how sure of its pairs the discriminator was in this step."""
+        if target := self.config.confidence:
+            moved = (self.gamma_log + STEERING * (confidence - target)).clamp(*FACTORS)
+            self.gamma_log = torch.where(torch.isfinite(moved), moved, self.gamma_log)
 
     def _augment_p(self, progress: float) -> float | Tensor:
         p = cosine(self.config.augment_p, progress, self.config.burn_in)
@@ -222,7 +237,7 @@ class GAN:
         self._seed(step, "discriminator")
         # The penalty is taken at the augmented images themselves, so it needs no second derivative of the augmentation.
         seen = self._augmented(piece, fakes, p).detach()
-        gamma = cosine(config.gamma, progress, config.burn_in) * config.penalty_every
+        gamma = cosine(config.gamma, progress, config.burn_in) * config.penalty_every * self.gamma_log.exp()
         if penalized and self.penalty in ("r1", "r1r2") and getattr(self.discriminator, "piecewise_linear", False):
             return self._backward_at_once(piece, seen, gamma, step)
         # R1 alone differentiates the real half twice, and so the halves pass one after the other.
@@ -250,12 +265,13 @@ class GAN:
         return loss.detach(), values
 
     def _backward_at_once(
-        self, piece: _Piece, seen: Tensor, gamma: float, step: int
+        self, piece: _Piece, seen: Tensor, gamma: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Do what `_backward_discriminator` does for R1 (and R2) of a network that is linear in pieces."""
         count = len(piece.images)
-        weights = torch.full((2 * count,), gamma / 2 / count, device=self.device)
+        weights = torch.full((2 * count,), 0.5 / count, device=self.device)
         weights[count:] *= self.penalty == "r1r2"
+        weights *= gamma
         with self._autocast():
             logits, norms = backward_penalized(
                 self.discriminator,
@@ -272,7 +288,7 @@ class GAN:
         return loss + (weights * norms).sum(), values
 
     def _metrics(self, real: Tensor, fake: Tensor, loss: Tensor, step: int) -> dict[str, Tensor]:
-        values = {"loss_d": loss, "logit_gap": (real - fake).mean()}
+        values = {"loss_d": loss, "logit_gap": (real - fake).mean(), "confidence": torch.sigmoid(real - fake).mean()}
         if (step + 1) % self.critic_steps:  # the generator rests in this step
             values["loss_g"] = self.loss.generator_loss(real, fake)
         return values
@@ -314,7 +330,7 @@ class GAN:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the full state as named tensors: three networks and two optimizers."""
-        named: dict[str, Tensor] = {}
+        named: dict[str, Tensor] = {"steering/gamma_log": self.gamma_log}
         for name, network in self._networks().items():
             named |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
         for which, optimizer in enumerate(self.optimizers):
@@ -331,6 +347,7 @@ class GAN:
         for name, network in self._networks().items():
             network.load_state_dict(groups[name])
         self._share = None
+        self.gamma_log = groups["steering"]["gamma_log"].to(self.device)
         for which, optimizer in enumerate(self.optimizers):
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in groups.get(f"adam{which}", {}).items():
