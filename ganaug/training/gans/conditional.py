@@ -29,7 +29,6 @@ from ganaug.training.penalties import (
 from ganaug.training.rarity import MOST_AUGMENT, augment_raise, embedding_noise
 from ganaug.training.schedules import cosine
 
-
 STEERING = 0.05
 """How far the factor on `gamma` moves in a step, as a logarithm, for each unit of confidence."""
 FACTORS = (math.log(1e-2), math.log(1e4))
