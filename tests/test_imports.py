@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "models": {"data"},
     "training": {"data", "models"},
     "sampling": {"data", "models"},
-    "mixing": {"data", "sampling"},
+    "mixing": {"data", "sampling", "training"},  # an over-sampler of imbalanced-learn trains in fit_resample
     "evaluation": {"data", "sampling", "mixing"},
     **{name: set[str]() for name in TOP},
 }
