@@ -96,7 +96,7 @@ class FitConfig:
     """Adam's second-moment decay (β1 is 0)."""
     gamma: Pair = (1.0, 0.1)
     """Weight γ of the zero-centered gradient penalties R1 and R2."""
-    confidence: float = 0.0
+    confidence: Pair = (0.0, 0.0)
     """How sure the discriminator may be that of a pair the real image is the real one, E[σ(D(real) - D(fake))]: `gamma`
     gets a factor that grows while it is surer and falls while it is less sure. 0 leaves `gamma` as it is."""
     penalty: str = "auto"
@@ -189,7 +189,10 @@ class FitConfig:
             "augment_rare": (0 <= self.augment_rare <= 1, "between 0 and 1"),
             "class_power": (0 <= self.class_power <= 1, "between 0 and 1"),
             "gamma": (min(self.gamma) >= 0, "at least 0"),
-            "confidence": (self.confidence == 0 or 0.5 < self.confidence < 1, "0, or between 0.5 and 1"),
+            "confidence": (
+                max(self.confidence) == 0 or (min(self.confidence) > 0.5 and max(self.confidence) < 1),
+                "twice 0, or between 0.5 and 1",
+            ),
             "lr": (min(self.lr) > 0, "above 0"),
             "beta2": (min(self.beta2) >= 0 and max(self.beta2) < 1, "at least 0 and below 1"),
             "augment_p": (min(self.augment_p) >= 0 and max(self.augment_p) <= 1, "between 0 and 1"),

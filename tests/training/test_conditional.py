@@ -160,17 +160,17 @@ def test_a_rollback_halves_the_learning_rate() -> None:
 
 
 def test_gamma_grows_while_the_discriminator_is_too_sure_and_falls_while_it_is_not_sure_enough() -> None:
-    gan = _gan(confidence=0.6)
+    gan = _gan(confidence=(0.6, 0.6))
     for confidence, direction in ((1.0, 1), (0.5, -1), (0.6, 0)):
         before = float(gan.gamma_log)
-        gan._steer(torch.tensor(confidence))
+        gan._steer(torch.tensor(confidence), 0.5)
         assert float(gan.gamma_log) - before == pytest.approx(conditional.STEERING * (confidence - 0.6), abs=1e-6)
         assert (float(gan.gamma_log) > before) - (float(gan.gamma_log) < before) == direction
     for confidence, bound in ((1.0, conditional.FACTORS[1]), (0.0, conditional.FACTORS[0])):
         for _ in range(1000):
-            gan._steer(torch.tensor(confidence))
+            gan._steer(torch.tensor(confidence), 0.5)
         assert float(gan.gamma_log) == pytest.approx(bound)
-    gan._steer(torch.tensor(torch.nan))
+    gan._steer(torch.tensor(torch.nan), 0.5)
     assert float(gan.gamma_log) == pytest.approx(conditional.FACTORS[0])
 
 
@@ -188,7 +188,7 @@ def test_the_factor_on_gamma_acts_as_a_larger_gamma_does(changes: dict[str, Any]
 
 def test_the_confidence_is_that_of_the_whole_batch_and_steers_only_when_asked() -> None:
     for target in (0.0, 0.6):
-        gan = _gan(confidence=target)
+        gan = _gan(confidence=(target, target))
         metrics = gan.step(*_batch(), 0, 0.5)
         confidence = float(metrics["confidence"])
         assert confidence == pytest.approx(math.exp(-float(metrics["loss_d"])), abs=0.05)  # of pairs much alike

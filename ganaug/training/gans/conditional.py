@@ -170,7 +170,7 @@ class GAN:
             metrics["loss_g"] = total.clone()
             self._update(1, total)
         sum_over_processes(list(metrics.values()))
-        self._steer(metrics["confidence"])
+        self._steer(metrics["confidence"], progress)
         update_ema(
             self.average,
             self.generator,
@@ -190,9 +190,9 @@ class GAN:
                 set_class_share(network, share)
             self._share = share
 
-    def _steer(self, confidence: Tensor) -> None:
+    def _steer(self, confidence: Tensor, progress: float) -> None:
         """Move the factor on `gamma` by how sure of its pairs the discriminator was in this step."""
-        if target := self.config.confidence:
+        if target := cosine(self.config.confidence, progress, self.config.burn_in):
             moved = (self.gamma_log + STEERING * (confidence - target)).clamp(*FACTORS)
             self.gamma_log = torch.where(torch.isfinite(moved), moved, self.gamma_log)
 
