@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -10,9 +13,11 @@ import torch
 from torch.utils.data import Dataset
 
 from ganaug.errors import ConfigError, DataError, ModelFileError
-from ganaug.mixing.forms import ImageForm
+from ganaug.mixing.balance import Balance, plan_mixture
+from ganaug.mixing.draws import EpochItems, Schedule, check_schedule, draw_epoch, schedule_factor
+from ganaug.mixing.forms import ImageForm, is_monai
 from ganaug.mixing.real import ItemLayout, like_label, own_attribute, read_labels
-from ganaug.mixing.strategy import SamplingStrategy, resolve_sampling_strategy
+from ganaug.mixing.strategy import SamplingStrategy
 from ganaug.sampling.bank import SyntheticBank
 
 
@@ -20,28 +25,46 @@ class SyntheticMixDataset(Dataset[Any]):
     """The items of `real`, unchanged, and after them images of `bank` with their labels.
 
     `real` is any map-style data set of (image, label) pairs or of dictionaries with `image_key` and
-    `label_key`; its labels are integers, positions in the bank's class list. `sampling_strategy` says how
-    many images each class gets (see `resolve_sampling_strategy`).
+    `label_key`; its labels are integers, positions in the bank's class list. Each epoch draws its own images
+    of the bank, none twice, as a function of (`seed`, epoch) alone: call ``set_epoch`` before iterating;
+    persistent DataLoader workers see it. Item i of an epoch is the same for any number of workers, apart from
+    randomness in your own transform. Ranks of a DistributedSampler need the same `seed` and epoch.
 
-    Each epoch draws its own images of the bank, none twice, as a function of (`seed`, epoch) alone: call
-    ``set_epoch`` before iterating; persistent DataLoader workers see it. Item i of an epoch is the same for
-    any number of workers, apart from randomness in your own transform.
-
-    `transform` is applied to synthetic images: a PIL image where PIL has a form for them (uint8, gray or
-    RGB), else an H×W×C array. Without it, the ``transform`` of a torchvision-like data set is used; without
-    that either, the form of the real items is imitated (see `ImageForm`).
-
-    Real labels come from `targets`, else from ``real.targets`` or ``real.labels`` (also through a
-    `Subset`), else from reading every item of `real` once. `classes` names the classes of `real` in the
-    order of its labels; by default ``real.classes``, where there is one.
-
-    Dictionary items, real and synthetic, also carry the provenance keys ``synthetic, source, seed, index,
-    model_sha256, truncation, accepted, scores`` (and ``label``, the class name, where `label_key` is
-    another).
+    Args:
+        real: the data set to add to.
+        bank: the synthetic images.
+        sampling_strategy: how many each class lacks (see `resolve_sampling_strategy`).
+        ratio: at most so many synthetic images for each real one of a class; None is no limit. Published gains
+            came with few (BRISC 2025: filtered, one for each real one), and high ratios hurt (Pink & Sykes 2026):
+            0.5 to 1 is where to start. Not imbalanced-learn's ratio of two classes, a float `sampling_strategy`.
+        symmetric: at least so many synthetic images for each real one in every class, for example 0.25, so
+            that a classifier cannot learn "synthetic" for "sick". True is the same synthetic share in every
+            class, and needs ``balance="both"``.
+        balance: ``"synthesize"`` fills with synthetic images, and `sample_weights` are 1; ``"resample"`` adds
+            none and `sample_weights` level the classes; ``"both"`` fills half of what a class lacks and leaves
+            the rest to `sample_weights`. The imbalance is corrected once: use the weights, in a
+            ``WeightedRandomSampler(mixed.sample_weights, len(mixed))``, under "resample" and "both" only.
+            `plan_mixture` has the arithmetic of this and the three arguments before.
+        schedule: which share of the synthetic images an epoch uses: a function epoch → factor in [0, 1], or
+            a pair (last epoch with all of them, first with none) with a straight line between, such as (10, 20):
+            "synthetic first, real last". The others' places are taken by real items of the same class, none
+            twice before all were there once, so that the length and the number of optimizer steps stay.
+        transform: applied to synthetic images: a PIL image where PIL has a form for them (uint8, gray or RGB),
+            else an array H×W (D×H×W for volumes) if there is one channel, else H×W×C. Without it, the
+            ``transform`` of `real` is used, also MONAI's; without that either, the form of the real items is
+            imitated. See `ImageForm`, also for the axes of volumes and what MONAI's transforms get.
+        targets: the real labels, by default ``real.targets`` or ``real.labels`` (also through a `Subset`), else
+            those of every item of `real`, each read once.
+        classes: names of the classes of `real` in the order of its labels, by default ``real.classes``, where
+            there is one.
+        image_key, label_key: of dictionary items. These, real and synthetic, also carry the provenance keys
+            ``synthetic, source, seed, index, model_sha256, truncation, accepted, scores`` (and ``label``, the class
+            name, where `label_key` is another).
+        seed: an integer of 0 or more.
 
     Raises:
         ConfigError: a setting or the form of the images does not fit, or the bank has too few images.
-        DataError: `real` is empty, or its labels do not fit the classes.
+        DataError: `real` or a class of it is empty, or its labels do not fit the classes.
         ModelFileError: the bank has other classes than `real`.
     """
 
@@ -51,6 +74,10 @@ class SyntheticMixDataset(Dataset[Any]):
         bank: SyntheticBank,
         *,
         sampling_strategy: SamplingStrategy = "auto",
+        ratio: float | None = None,
+        symmetric: float | bool = False,
+        balance: Balance = "synthesize",
+        schedule: Schedule | None = None,
         transform: Callable[[Any], Any] | None = None,
         targets: Sequence[int] | np.ndarray | torch.Tensor | None = None,
         classes: Sequence[str] | None = None,
@@ -62,84 +89,125 @@ class SyntheticMixDataset(Dataset[Any]):
             raise DataError("The real data set is empty; at least one item was wanted.")
         if seed < 0:
             raise ConfigError(f"The seed is {seed}; an integer of 0 or more was wanted.")
+        check_schedule(schedule)
         _check_classes(own_attribute(real, "classes")[0] if classes is None else classes, bank)
         self.real = real
         self.bank = bank
         self.seed = seed
+        self.schedule = schedule
         self.classes = bank.classes
         first = real[0]
         self._layout = ItemLayout.of(first, image_key, label_key, bank.classes)
         image, self._label = self._layout.split(first)
         labels = read_labels(real, targets, self._layout, self._label)
-        counts = dict(enumerate(np.bincount(labels, minlength=len(bank.classes)).tolist()))
-        self._added = resolve_sampling_strategy(sampling_strategy, counts, bank.classes)
+        self._real_labels = labels.astype(np.min_scalar_type(len(bank.classes)))
+        counts = np.bincount(labels, minlength=len(bank.classes)).tolist()
+        mixture = plan_mixture(
+            sampling_strategy,
+            dict(enumerate(counts)),
+            bank.classes,
+            balance=balance,
+            ratio=ratio,
+            symmetric=symmetric,
+        )
+        self._added = mixture.synthetic
+        self._weights = [mixture.weights[label] for label in range(len(bank.classes))]
         _check_supply(self._added, bank)
+        _check_schedulable(schedule, self._added, counts, bank.classes)
         self.sampling_strategy_ = {bank.classes[label]: count for label, count in self._added.items()}
-        """Class name → number of synthetic images, as resolved."""
-        self.targets = np.concatenate([labels, *(np.full(count, label) for label, count in self._added.items())])
-        """The label of every item, real ones first."""
-        self.is_synthetic = np.arange(len(self.targets)) >= len(labels)
-        """Whether each item is synthetic."""
-        self._form = self._image_form(image, transform) if self.is_synthetic.any() else None
-        # Shared memory, so that workers that live through several epochs see set_epoch.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._drawn: tuple[int, np.ndarray] | None = None
+        """Class name → number of synthetic images, as resolved; under a schedule, when all of them are used."""
+        self._ends = list(accumulate(self._added.values(), initial=len(labels)))[1:]
+        self._form = self._image_form(image, transform) if len(self) > len(labels) else None
+        # Epoch and factor of the schedule in shared memory: workers that live through several epochs see set_epoch.
+        self._now = torch.zeros(2, dtype=torch.float64).share_memory_()
+        self._drawn: tuple[tuple[float, float], EpochItems] | None = None
+        self.set_epoch(0)
 
     @property
     def class_to_idx(self) -> dict[str, int]:
         """Class name → label, as torchvision's folder data sets have it."""
         return {name: label for label, name in enumerate(self.classes)}
 
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """The label of every item, int64, real ones first; the same in every epoch."""
+        added = [np.full(count, label) for label, count in self._added.items()]
+        return np.concatenate([self._real_labels.astype(np.int64), *added])
+
+    @property
+    def is_synthetic(self) -> np.ndarray:
+        """Whether each item is synthetic in the current epoch, bool."""
+        return np.concatenate([np.zeros(len(self._real_labels), bool), self._items().is_synthetic])
+
+    @property
+    def sample_weights(self) -> np.ndarray:
+        """How often each item is to be drawn in an epoch, float64: weights for a ``WeightedRandomSampler``.
+
+        All 1 under ``balance="synthesize"``, where the synthetic images have leveled the classes already.
+        """
+        return np.asarray(self._weights)[self.targets]
+
     def __repr__(self) -> str:
-        synthetic = int(self.is_synthetic.sum())
-        return (
-            f"SyntheticMixDataset({len(self) - synthetic} real, {synthetic} synthetic; added {self.sampling_strategy_})"
-        )
+        real = len(self._real_labels)
+        return f"SyntheticMixDataset({real} real, {len(self) - real} added: {self.sampling_strategy_})"
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the images of the bank that this epoch uses. Call it before iterating over a DataLoader."""
+        """Choose the images of the bank that this epoch uses. Call it before iterating over a DataLoader.
+
+        Raises:
+            ConfigError: the epoch is negative, or the schedule's factor is not in [0, 1].
+        """
         if epoch < 0:
             raise ConfigError(f"The epoch is {epoch}; 0 or more was wanted.")
-        self._epoch.fill_(epoch)
+        self._now.copy_(torch.tensor([epoch, schedule_factor(self.schedule, epoch)], dtype=torch.float64))
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return self._ends[-1] if self._ends else len(self._real_labels)
 
     def __getitem__(self, index: int) -> Any:
         if not -len(self) <= index < len(self):
             raise IndexError(f"Item {index} was asked for; there are {len(self)}.")
         index = int(index) % len(self)
-        label = int(self.targets[index])
-        if not self.is_synthetic[index]:
-            return self._layout.with_provenance(self.real[index], label)
+        slot = index - len(self._real_labels)
+        if slot < 0:
+            return self._layout.with_provenance(self.real[index], int(self._real_labels[index]))
+        label = list(self._added)[bisect_right(self._ends, index)]
+        items = self._items()
+        source = int(items.sources[slot])
+        if not items.is_synthetic[slot]:
+            return self._layout.with_provenance(self.real[source], label)
         assert self._form is not None
-        position = int(self._positions()[index - len(self)])
-        image = self._form(self.bank.image(position))
-        provenance = self.bank.provenance(position) if self._layout.container is dict else {}
+        image = self._form(self.bank.image(source))
+        provenance = self.bank.provenance(source) if self._layout.container is dict else {}
         return self._layout.join(image, like_label(self._label, label), provenance)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_drawn": None}
+        """Leave behind what each process can work out, so that workers get neither images nor long arrays."""
+        return {**{name: value for name, value in self.__dict__.items() if name != "targets"}, "_drawn": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not self._now.is_shared():  # a copy that came through a file
+            self._now.share_memory_()
 
     def _image_form(self, example: Any, transform: Callable[[Any], Any] | None) -> ImageForm:
         found = False
-        # A dictionary data set's transform takes the whole item, not an image.
-        if transform is None and self._layout.container is not dict:
+        if transform is None:
             own = own_attribute(self.real, "transform")[0]
-            transform, found = (own, True) if callable(own) else (None, False)
-        return ImageForm(example, self.bank.image(0), transform=transform, found=found)
+            # A dictionary data set's transform takes the whole item, which only MONAI's say how to make.
+            if callable(own) and (self._layout.container is not dict or is_monai(own)):
+                transform, found = own, True
+        keys = (self._layout.image_key, self._layout.label_key) if self._layout.container is dict else None
+        return ImageForm(example, self.bank.image(0), transform=transform, found=found, keys=keys)
 
-    def _positions(self) -> np.ndarray:
-        """Return the bank positions of this epoch's synthetic items, in the order of the items."""
-        epoch = int(self._epoch)
-        if self._drawn is None or self._drawn[0] != epoch:
-            drawn = [
-                np.random.default_rng((self.seed, epoch, label)).choice(
-                    self.bank.positions(label), count, replace=False
-                )
-                for label, count in self._added.items()
-            ]
-            self._drawn = (epoch, np.concatenate(drawn))
+    def _items(self) -> EpochItems:
+        """Return what the items behind the real ones show in the current epoch."""
+        epoch, factor = self._now.tolist()
+        if self._drawn is None or self._drawn[0] != (epoch, factor):
+            drawn = draw_epoch(
+                self._added, self.bank, self._real_labels, seed=self.seed, epoch=int(epoch), factor=factor
+            )
+            self._drawn = ((epoch, factor), drawn)
         return self._drawn[1]
 
 
@@ -161,6 +229,17 @@ def _check_supply(added: Mapping[int, int], bank: SyntheticBank) -> None:
         wanted = {name: max(bank.counts[name], short.get(name, 0)) for name in bank.classes}
         counts = ",".join(f"{name}={count}" for name, count in wanted.items() if count)
         raise ConfigError(
-            f"The bank {bank.path} has too few images: the sampling_strategy wants {lacks}. Make a larger "
-            f"one, ganaug sample RUN --out DIR --format bank --counts {counts}, or ask for fewer."
+            f"The bank {bank.path} has too few images: {lacks} were wanted. Make a larger one, ganaug sample RUN --out "
+            f"DIR --format bank --counts {counts}, or ask for fewer (sampling_strategy=, ratio=)."
+        )
+
+
+def _check_schedulable(
+    schedule: Schedule | None, added: Mapping[int, int], counts: Sequence[int], classes: Sequence[str]
+) -> None:
+    empty = [classes[label] for label, count in added.items() if count and not counts[label]]
+    if schedule is not None and empty:
+        raise DataError(
+            f"The real data set has no image of {', '.join(map(repr, empty))} to take the place of the synthetic ones "
+            "that the schedule leaves out. Add real images, or leave schedule= out."
         )

@@ -1,4 +1,4 @@
-"""What the mixer needs to know of the user's own data set: how its items are built, and their labels."""
+"""The user's own data set: how its items are built, their labels, and whether a synthetic image fits to theirs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Subset
 
 from ganaug.errors import ConfigError, DataError
@@ -58,9 +59,16 @@ class ItemLayout:
             return cls(dict, image_key, label_key, classes)
         if type(item) in (tuple, list) and len(item) == 2:
             return cls(type(item), image_key, label_key, classes)
-        size = f" of {len(item)}" if isinstance(item, tuple | list) else ""
+        size, remedy = "", ""
+        if isinstance(item, tuple | list):
+            size = f" of {len(item)}"
+            remedy = (
+                " Synthetic items have nothing else: wrap yours in a data set whose __getitem__ returns the two as a "
+                "plain tuple, such as item[:2]."
+            )
         raise ConfigError(
-            f"The real data set yields a {type(item).__name__}{size}; a pair (image, label) or a dictionary was wanted."
+            f"The real data set yields a {type(item).__name__}{size}; a pair (image, label) or a dictionary was "
+            f"wanted.{remedy}"
         )
 
     def split(self, item: Any) -> tuple[Any, Any]:
@@ -174,3 +182,62 @@ def _integers(values: Any) -> np.ndarray | None:
     if array.dtype.kind not in "iu" or array.ndim > 2 or (array.ndim == 2 and array.shape[1] != 1):
         return None
     return array.reshape(-1).astype(np.int64)
+
+
+def check_fits(example: Any, made: Any) -> None:
+    """Raise unless a default collate function can put the two into one batch."""
+    if isinstance(example, Image.Image) and isinstance(made, Image.Image):
+        # Sizes may differ: whatever turns the pictures into tensors comes later, and takes any size.
+        if example.mode != made.mode:
+            raise ConfigError(
+                f"The real images are PIL images of mode {example.mode!r}, the synthetic ones of "
+                f"{made.mode!r}. Convert one of them: transform=lambda image: "
+                f"image.convert({example.mode!r})."
+            )
+        return
+    if type(example) is not type(made):
+        raise ConfigError(
+            f"The real images are {_name(example)}, but transform= makes {_name(made)} of the synthetic "
+            "ones, and the two cannot share a batch. Pass the transform that your real images go through."
+        )
+    if not hasattr(example, "shape"):
+        return
+    if tuple(example.shape) != tuple(made.shape):
+        raise ConfigError(
+            f"The real images have the shape {tuple(example.shape)}, the synthetic ones {tuple(made.shape)}. "
+            f"{_remedy(example, made)}"
+        )
+    if example.dtype != made.dtype:
+        raise ConfigError(
+            f"The real images are {example.dtype}, but transform= makes {made.dtype} of the synthetic ones, "
+            "which would be scaled differently. Pass the transform that your real images go through."
+        )
+
+
+def _remedy(example: Any, made: Any) -> str:
+    shape = tuple(example.shape)
+    if len(shape) != len(made.shape):
+        return "Pass the transform= that your real images go through."
+    if channels_of(example) != channels_of(made):
+        return (
+            f"Add torchvision.transforms.v2.Grayscale(num_output_channels={channels_of(example)}) to "
+            "transform=, or read the real images with the bank's number of channels."
+        )
+    size = list(made.shape[:2] if isinstance(made, np.ndarray) else made.shape[-2:])
+    return (
+        f"Bring both to one size: torchvision.transforms.v2.Resize({size}), or the size that your classifier wants, in "
+        "the transform of your real images (and in transform=, if you pass one, for the synthetic ones)."
+    )
+
+
+def channels_of(image: Any) -> int:
+    """Return how many channels an image has: PIL, array with channels last, or tensor with channels first."""
+    if isinstance(image, Image.Image):
+        return len(image.getbands())
+    if not hasattr(image, "shape") or len(image.shape) < 3:
+        return 1
+    return int(image.shape[-1] if isinstance(image, np.ndarray) else image.shape[0])
+
+
+def _name(image: Any) -> str:
+    return f"{type(image).__module__}.{type(image).__qualname__}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -133,7 +135,7 @@ class SyntheticBank:
         return cls.open(folder)
 
     @cached_property
-    def images(self) -> np.ndarray:
+    def images(self) -> np.memmap:
         """All images, N×C×H×W in the stored dtype: a read-only memory map."""
         return self._map("images")
 
@@ -164,11 +166,23 @@ class SyntheticBank:
 
     def image(self, i: int) -> np.ndarray:
         """Return a copy of image `i`, C×H×W in the stored dtype."""
-        return np.array(self.images[i])
+        images = self.images
+        if not hasattr(os, "preadv") or not images.flags.c_contiguous:
+            return np.array(images[i])
+        # Read, not mapped: a worker that walks through a mapped bank ends with all of it in its resident memory.
+        image = np.empty(self.shape, images.dtype)
+        start = images.offset + range(len(self))[i] * image.nbytes
+        if os.preadv(self._file, [image.data.cast("B")], start) != image.nbytes:
+            raise ModelFileError(f"{self.path / 'images.npy'} was cut short while it was read. {REGENERATE}")
+        return image
 
-    def positions(self, label: int) -> np.ndarray:
-        """Return the positions in the bank of the images with `label`, ascending."""
-        return np.flatnonzero(self.labels == label)
+    def positions(self, label: int, ranks: np.ndarray | None = None) -> np.ndarray:
+        """Return the positions in the bank of the images with `label`, ascending, or of number `ranks` among them."""
+        if not self._is_sorted:
+            found = np.flatnonzero(self.labels == label)
+            return found if ranks is None else found[ranks]
+        counts = list(self.counts.values())
+        return sum(counts[:label]) + (np.arange(counts[label]) if ranks is None else ranks)
 
     def provenance(self, i: int) -> dict[str, Any]:
         """Return where image `i` comes from, as values that a batch collate function can stack."""
@@ -184,7 +198,20 @@ class SyntheticBank:
         """Leave the memory maps behind: a pickled map would carry every image along."""
         return {field.name: self.__dict__[field.name] for field in fields(self)}
 
-    def _map(self, name: str) -> np.ndarray:
+    @cached_property
+    def _is_sorted(self) -> bool:
+        """Whether the bank lies class by class, as `generate` writes it: then no list of positions is needed."""
+        labels = self.labels
+        return bool((labels[1:] >= labels[:-1]).all())
+
+    @cached_property
+    def _file(self) -> int:
+        """The images' file, open for reading at any place; processes that share it do not disturb each other."""
+        descriptor = os.open(self.path / "images.npy", os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+    def _map(self, name: str) -> np.memmap:
         """Map one array and check its header against ``bank.json``, without reading its values."""
         path = self.path / f"{name}.npy"
         shape = (len(self), *self.shape) if name == "images" else (len(self),)

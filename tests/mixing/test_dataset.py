@@ -1,4 +1,5 @@
-import pickle
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from monai.data import list_data_collate
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, WeightedRandomSampler
 from torchvision import tv_tensors
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -18,6 +21,7 @@ from torchvision.transforms.functional import to_tensor
 from ganaug.data.intensity import IntensityMap
 from ganaug.errors import ConfigError, DataError, ModelFileError
 from ganaug.mixing import SyntheticMixDataset
+from ganaug.mixing.draws import draw_evenly, schedule_factor
 from ganaug.sampling.bank import SyntheticBank
 from tests.sampling.fake_sampler import FakeSampler, read_back
 
@@ -117,37 +121,6 @@ def test_an_epoch_draws_no_image_twice_and_epochs_differ(bank: SyntheticBank) ->
     assert synthetic_indices(again) == epochs[0]
     other = SyntheticMixDataset(Real(FORMS["tensor"]), bank, sampling_strategy={"b": 16, "c": 22}, seed=6)
     assert synthetic_indices(other) != epochs[0]
-
-
-def epoch_of(loader: DataLoader) -> torch.Tensor:
-    return torch.cat([images for images, _ in loader])
-
-
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_persistent_workers_follow_set_epoch_and_see_the_items_of_the_main_process(
-    bank: SyntheticBank, context: str
-) -> None:
-    mixed = SyntheticMixDataset(
-        TensorDataset(torch.full((8, 1, 4, 6), 200, dtype=torch.uint8), torch.tensor(LABELS)), bank
-    )
-    single = DataLoader(mixed, batch_size=4)
-    several = DataLoader(mixed, batch_size=4, num_workers=2, persistent_workers=True, multiprocessing_context=context)
-    epochs = []
-    for epoch in (0, 1, 4):
-        mixed.set_epoch(epoch)
-        epochs.append(epoch_of(several))
-        assert torch.equal(epochs[-1], epoch_of(single))
-    assert not torch.equal(epochs[0], epochs[1])
-    assert not torch.equal(epochs[1], epochs[2])
-
-
-def test_pickle_is_small_and_keeps_the_items(bank: SyntheticBank) -> None:
-    real = TensorDataset(torch.full((8, 1, 4, 6), 200, dtype=torch.uint8), torch.tensor(LABELS))
-    mixed = SyntheticMixDataset(real, bank)
-    before = synthetic_indices(mixed)
-    data = pickle.dumps(mixed)
-    assert len(data) < 5_000
-    assert synthetic_indices(pickle.loads(data)) == before
 
 
 def image_folder(root: Path, transform: Callable | None) -> ImageFolder:
@@ -253,7 +226,7 @@ def test_a_given_transform_gets_pil_or_an_array_where_pil_has_no_form(tmp_path: 
     sixteen = FakeSampler(intensity=IntensityMap("window", 0, 4000, "uint16"))
     wide = SyntheticBank.generate(sixteen, tmp_path / "bank", per_class=9)
     SyntheticMixDataset(Real(lambda x: torch.zeros(1, 4, 6)), wide, transform=keep)
-    assert (got[-1].shape, got[-1].dtype) == ((4, 6, 1), np.uint16)
+    assert (got[-1].shape, got[-1].dtype) == ((4, 6), np.uint16)
 
 
 def fail(image: Any) -> Any:
@@ -285,6 +258,14 @@ def fail(image: Any) -> Any:
         (FORMS["tensor"], {"targets": [0.5] * 8}, "8 items"),
         (FORMS["tensor"], {"seed": -1}, "seed is -1"),
         (FORMS["tensor"], {"sampling_strategy": "majority"}, "'majority'"),
+        (FORMS["tensor"], {"balance": "most"}, "'most'"),
+        (FORMS["tensor"], {"ratio": -1}, "ratio is -1"),
+        (FORMS["tensor"], {"symmetric": 2, "ratio": 1}, "symmetric is 2"),
+        (FORMS["tensor"], {"schedule": 3}, "schedule is 3; a pair"),
+        (FORMS["tensor"], {"schedule": (5, 2)}, r"schedule is \(5, 2\)"),
+        (FORMS["tensor"], {"schedule": (0, 1, 2)}, "a pair"),
+        (FORMS["tensor"], {"schedule": lambda epoch: 1.5}, "returned 1.5 for epoch 0"),
+        (FORMS["tensor"], {"schedule": lambda epoch: None}, "returned None"),
     ],
 )
 def test_what_does_not_fit_is_refused_on_construction(
@@ -298,7 +279,7 @@ def test_what_does_not_fit_is_refused_on_construction(
     ("item", "message"),
     [
         (lambda image, x: image, "Tensor.*a pair"),
-        (lambda image, x: (image, x, "name"), "tuple of 3.*a pair"),
+        (lambda image, x: (image, x, "name"), r"tuple of 3; a pair.*wrap.*item\[:2\]"),
         (lambda image, x: {"image": image}, "'label' was wanted"),
         (lambda image, x: {"image": image, "label": x, "patient": "p1"}, "'patient'.*Drop"),
         (lambda image, x: (image, "benign"), "'benign'.*integer"),
@@ -331,3 +312,128 @@ def test_nothing_to_add_needs_no_known_form(bank: SyntheticBank) -> None:
     mixed = SyntheticMixDataset(Real(lambda x: torch.zeros(9)), bank, sampling_strategy={})
     assert len(mixed) == 8
     assert not mixed.is_synthetic.any()
+
+
+def test_a_class_without_real_images_is_refused_unless_its_number_is_given(bank: SyntheticBank) -> None:
+    real = Subset(Real(FORMS["tensor"]), [0, 1, 2, 6])
+    with pytest.raises(DataError, match="no image of 'b'"):
+        SyntheticMixDataset(real, bank, targets=[0, 0, 0, 2])
+    assert len(SyntheticMixDataset(real, bank, targets=[0, 0, 0, 2], sampling_strategy={"b": 3})) == 7
+    with pytest.raises(DataError, match="leave schedule= out"):
+        SyntheticMixDataset(real, bank, targets=[0, 0, 0, 2], sampling_strategy={"b": 3}, schedule=(1, 2))
+
+
+def test_ratio_and_symmetric_bound_the_synthetic_images_of_each_class(bank: SyntheticBank) -> None:
+    mixed = SyntheticMixDataset(Real(FORMS["tensor"]), bank, ratio=2, symmetric=0.5)
+    assert mixed.sampling_strategy_ == {"a": 3, "b": 2, "c": 4}
+    assert mixed.targets[8:].tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2]
+    assert [read_back(stored(mixed[i][0]))[0] for i in range(8, 17)] == mixed.targets[8:].tolist()
+    assert mixed.sample_weights.tolist() == [1.0] * 17
+
+
+def test_sample_weights_level_the_classes_where_synthetic_images_did_not(bank: SyntheticBank) -> None:
+    none = SyntheticMixDataset(Real(FORMS["tensor"]), bank, balance="resample")
+    assert len(none) == 8
+    assert not none.is_synthetic.any()
+    assert none.sample_weights.tolist() == [1, 1, 1, 1, 1, 5, 2.5, 2.5]
+    both = SyntheticMixDataset(Real(FORMS["tensor"]), bank, balance="both")
+    assert both.sampling_strategy_ == {"b": 2, "c": 2}
+    assert np.bincount(both.targets, both.sample_weights).tolist() == pytest.approx([5, 5, 5])
+    drawn = list(WeightedRandomSampler(both.sample_weights, 3000, generator=torch.Generator().manual_seed(0)))
+    assert np.bincount(both.targets[drawn]) == pytest.approx([1000] * 3, rel=0.1)
+
+
+class Numbered(Dataset):
+    """Eight real images, each filled with 100 + its number."""
+
+    targets = (0, 0, 0, 0, 0, 1, 2, 2)
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> Any:
+        return torch.full((1, 4, 6), 100 + i, dtype=torch.uint8), self.targets[i]
+
+
+def test_a_schedule_puts_real_items_of_the_class_in_the_place_of_synthetic_ones(bank: SyntheticBank) -> None:
+    mixed = SyntheticMixDataset(Numbered(), bank, sampling_strategy={"b": 8, "c": 10}, schedule=(2, 4), seed=1)
+    targets = mixed.targets.tolist()
+    shown = []
+    for epoch in range(6):
+        mixed.set_epoch(epoch)
+        shown.append(int(mixed.is_synthetic.sum()))
+        assert len(mixed) == 8 + 7 + 8
+        items = [(int(image[0, 0, 0]), label) for image, label in (mixed[i] for i in range(len(mixed)))]
+        assert [label for _, label in items] == mixed.targets.tolist() == targets
+        assert [value < 100 for value, _ in items] == mixed.is_synthetic.tolist()
+        filled = Counter(value - 100 for value, _ in items[8:] if value >= 100)
+        assert set(filled) <= {5, 6, 7}
+        assert abs(filled[6] - filled[7]) <= 1, "real ones of a class take turns"
+    assert shown == [15, 15, 15, 8, 0, 0]
+
+
+def test_a_schedule_may_be_a_function_of_the_epoch(bank: SyntheticBank) -> None:
+    mixed = SyntheticMixDataset(Numbered(), bank, sampling_strategy={"a": 15}, schedule=lambda epoch: 1 - epoch / 5)
+    assert mixed.is_synthetic.sum() == 10
+    mixed.set_epoch(2)
+    assert mixed.is_synthetic.sum() == 6
+    with pytest.raises(ConfigError, match="for epoch 6"):
+        mixed.set_epoch(6)
+    with pytest.raises(ConfigError, match="epoch is -1"):
+        mixed.set_epoch(-1)
+
+
+def test_a_pair_of_epochs_is_a_straight_way_down() -> None:
+    assert [schedule_factor((2, 6), epoch) for epoch in range(8)] == [1, 1, 1, 0.75, 0.5, 0.25, 0, 0]
+    assert [schedule_factor((3, 3), epoch) for epoch in range(5)] == [1, 1, 1, 0, 0]
+
+
+@given(st.integers(0, 200), st.integers(1, 60), st.tuples(st.integers(0, 2**63), st.integers(0, 10**6)))
+def test_draws_repeat_only_after_all_were_drawn(count: int, available: int, key: tuple[int, int]) -> None:
+    drawn = draw_evenly(count, available, key)
+    assert len(drawn) == count
+    times = np.bincount(drawn, minlength=available)
+    assert len(times) == available
+    assert times.max() - times.min() <= 1
+    assert len(set(drawn[:available].tolist())) == min(count, available)
+    assert draw_evenly(count, available, key).tolist() == drawn.tolist()
+
+
+@given(
+    wanted=st.lists(st.integers(0, 15), min_size=3, max_size=3),
+    factor=st.floats(0, 1),
+    epoch=st.integers(0, 1000),
+    seed=st.integers(0, 2**32),
+)
+def test_every_epoch_has_the_counts_of_the_strategy_and_no_image_twice(
+    bank: SyntheticBank, wanted: list[int], factor: float, epoch: int, seed: int
+) -> None:
+    strategy = {label: have + more for label, (have, more) in enumerate(zip((5, 1, 2), wanted, strict=True))}
+    mixed = SyntheticMixDataset(Numbered(), bank, sampling_strategy=strategy, schedule=lambda epoch: factor, seed=seed)
+    mixed.set_epoch(epoch)
+    assert np.bincount(mixed.targets, minlength=3).tolist() == list(strategy.values())
+    synthetic = mixed.targets[mixed.is_synthetic]
+    assert np.abs(np.bincount(synthetic, minlength=3) - factor * np.array(wanted)).max() <= 0.5 + 1e-9
+    seen = synthetic_indices(mixed)
+    assert len(set(seen)) == len(seen)
+    assert [label for label, _ in seen] == synthetic.tolist()
+
+
+def test_a_bank_of_another_version_says_to_make_it_again(tmp_path: Path) -> None:
+    path = SyntheticBank.generate(FakeSampler(), tmp_path / "bank", per_class=2).path / "bank.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(ModelFileError, match=r"version 2.*reads.*version 1.*Make the bank again"):
+        SyntheticBank.open(path.parent)
+
+
+def test_a_bank_that_does_not_lie_class_by_class_is_read_too(tmp_path: Path) -> None:
+    path = SyntheticBank.generate(FakeSampler(), tmp_path / "bank", per_class=20).path
+    order = np.random.default_rng(0).permutation(60)
+    header = json.loads((path / "bank.json").read_text())
+    for name in ("images", "labels", "indices"):
+        np.save(path / f"{name}.npy", np.load(path / f"{name}.npy")[order])
+    for name in ("labels", "indices"):
+        header["sha256"][name] = hashlib.sha256(np.load(path / f"{name}.npy").tobytes()).hexdigest()
+    (path / "bank.json").write_text(json.dumps(header))
+    mixed = SyntheticMixDataset(Numbered(), SyntheticBank.open(path))
+    assert [label for label, _ in synthetic_indices(mixed)] == mixed.targets[8:].tolist()
