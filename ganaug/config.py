@@ -98,7 +98,7 @@ class FitConfig:
     """Weight γ of the zero-centered gradient penalties R1 and R2."""
     confidence: Pair = (0.0, 0.0)
     """How sure the discriminator may be that of a pair the real image is the real one, E[σ(D(real) - D(fake))]: `gamma`
-    gets a factor that grows while it is surer and falls while it is less sure. 0 leaves `gamma` as it is."""
+    gets a factor that grows while it is surer, and falls back to 1 while it is less sure. 0 leaves `gamma` as it is."""
     penalty: str = "auto"
     """What holds the discriminator down: 'r1r2' or 'r1' (see `gamma`), 'gradient-penalty' (between real and fake, see
     `gp_weight`), 'clip' (see `weight_clip`), 'none', or 'auto', what the loss's paper has."""

@@ -31,8 +31,8 @@ from ganaug.training.schedules import cosine
 
 STEERING = 0.05
 """How far the factor on `gamma` moves in a step, as a logarithm, for each unit of confidence."""
-FACTORS = (math.log(1e-2), math.log(1e4))
-"""Between which that factor stays."""
+LARGEST_FACTOR = 1e4
+"""Where that factor stops; it is never below 1."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class GAN:
     def _steer(self, confidence: Tensor, progress: float) -> None:
         """Move the factor on `gamma` by how sure of its pairs the discriminator was in this step."""
         if target := cosine(self.config.confidence, progress, self.config.burn_in):
-            moved = (self.gamma_log + STEERING * (confidence - target)).clamp(*FACTORS)
+            moved = (self.gamma_log + STEERING * (confidence - target)).clamp(0.0, math.log(LARGEST_FACTOR))
             self.gamma_log = torch.where(torch.isfinite(moved), moved, self.gamma_log)
 
     def _augment_p(self, progress: float) -> float | Tensor:
