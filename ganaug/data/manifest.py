@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,10 +136,11 @@ class Manifest:
         """Return the items that may be trained on: not those whose table row names another split."""
         return replace(self, items=tuple(item for item in self.items if item.split in TRAINED))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, contents: Iterable[str] = ()) -> dict[str, Any]:
         """Return what ``train_manifest.json`` stores: classes; label, hash and hashed group of each image; more hashes.
 
-        No paths, and groups only as hashes: both often name patients, and a run folder may be passed on.
+        No paths, and groups only as hashes: both often name patients, and a run folder may be passed on. `contents`
+        are the content hashes of the images, see `hash_content`.
         """
         files = [
             {
@@ -156,12 +157,42 @@ class Manifest:
             "source_hashes": sorted({source for item in self.items for source in item.sources}),
             # One name for all is what anonymized sets have, and says nothing.
             "patient_hashes": sorted(map(hash_group, patients)) if len(patients) > 1 else [],
+            "content_hashes": sorted(set(contents) - {""}),
         }
 
 
 def hash_group(group: str) -> str:
     """Return the hex SHA-256 of a group's name."""
     return hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def hash_content(pixels: np.ndarray) -> str:
+    """Return a hash of what an image shows, the same in whatever format, number type or color mode it is saved.
+
+    Args:
+        pixels: H×W×C or D×H×W×C, any real type. Three channels that are all alike count as one.
+
+    Returns:
+        Kind of numbers, shape and SHA-256 of the values, such as ``int 28x28x1 9f86…``; empty for an image of one value
+        throughout, which says nothing.
+    """
+    if pixels.shape[-1] == 3 and (pixels[..., 1:] == pixels[..., :1]).all():
+        pixels = pixels[..., :1]
+    low, high = pixels.min(), pixels.max()
+    if low == high:
+        return ""
+    kind, dtype = "float", "<f4"
+    if pixels.dtype.kind in "biu" or (abs(low) < 2**31 > abs(high) and (np.rint(pixels) == pixels).all()):
+        # Whole numbers in the smallest type that holds them: another type of the file does not change them.
+        kind = "int"
+        dtype = next((name for name in ("u1", "<u2", "<i2", "<i4") if _holds(name, int(low), int(high))), "<i8")
+    values = np.ascontiguousarray(pixels, dtype=dtype)
+    return f"{kind} {'x'.join(map(str, pixels.shape))} {hashlib.sha256(values.data).hexdigest()}"
+
+
+def _holds(dtype: str, low: int, high: int) -> bool:
+    limits = np.iinfo(dtype)
+    return int(limits.min) <= low and high <= int(limits.max)
 
 
 def require_readable(manifest: Manifest, max_unreadable: float = MAX_UNREADABLE) -> None:

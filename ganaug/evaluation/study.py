@@ -24,6 +24,7 @@ from ganaug.evaluation.stats import class_recalls
 from ganaug.mixing import SyntheticMix, SyntheticMixDataset
 from ganaug.progress import progress_bar
 from ganaug.sampling.bank import SyntheticBank
+from ganaug.sampling.leak import validate_against
 
 
 class ImageSet(Dataset[tuple[torch.Tensor, int]]):
@@ -68,9 +69,12 @@ def run_study(
     `ganaug.evaluation.draws.balanced_batches`). `augment` replaces the classical augmentation of the balanced
     arms. `smallest_gain`, in points, is the smallest gain that counts as worthwhile in the verdict.
 
-    The test images must be none that the generator has seen: see `ganaug.evaluation.leak.refuse_leak`.
+    The test images must be none that the generator has seen. Here they are compared by their pixels with what the bank
+    knows of its generator's training, and ``settings["leak_guard"]`` says what came of it; compare their files and
+    patients beforehand, with `ganaug.sampling.leak.validate_against` or `ganaug.evaluation.leak.refuse_leak`.
 
     Raises:
+        LeakError: test images that the generator was trained on.
         ConfigError: an unknown or repeated arm or seed, fewer than 2 seeds, or a bank with too few images.
         DataError: images or labels of the wrong form, no training or fewer than 2 test images of a class.
         ModelFileError: the bank has other classes.
@@ -79,6 +83,7 @@ def run_study(
     _check_names(arms, seeds)
     train_counts = check_images("training", train_images, train_labels, classes, at_least=1)
     check_images("test", test_images, test_labels, classes, at_least=2, shape=train_images.shape[1:])
+    guarded = validate_against(bank, test_images)
     augment = augment or ClassicalAugment()
     real = ImageSet(train_images, train_labels, classes)
     correct = {arm: np.zeros((len(seeds), len(test_labels)), dtype=bool) for arm in arms}
@@ -125,6 +130,7 @@ def run_study(
         "synthetic_share": synthetic_share,
         "smallest_gain": smallest_gain,
         "augment": asdict(augment),
+        "leak_guard": str(guarded),
     }
     return StudyResult(
         tuple(classes),

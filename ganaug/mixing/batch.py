@@ -3,239 +3,191 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.data import get_worker_info
+from torch import Tensor
 
+from ganaug.data.leak import LeakReport
 from ganaug.errors import ConfigError
+from ganaug.mixing.pairs import LabelMap, LabelsGetter, Pair
+from ganaug.mixing.pool import Origin, SamplerSource
+from ganaug.mixing.replacing import NewItems, ReplaceItems
+from ganaug.mixing.values import BatchValues, Normalize
 from ganaug.sampling.bank import SyntheticBank
+from ganaug.sampling.leak import Validation, validate_against
+from ganaug.sampling.sampler import Sampler
 
 
-class SyntheticMix(nn.Module):
-    """Replaces items of a batch by images of the bank: ``images, labels = mix(images, labels)``.
+class SyntheticMix(ReplaceItems):
+    """Replaces items of a batch by synthetic images: ``images, labels = mix(images, labels)``.
 
-    Each item is replaced with probability `p`. Images are B×C×H×W, uint8, or float in [0, 1] (0 and 1 are
-    the ends of the bank's stored range, as ``to_tensor`` has it for uint8), or float after
-    ``Normalize(mean, std)`` if `normalize` is that (mean, std). Labels are B integers, or B×`num_classes`
-    one-hot. A gray bank also serves RGB batches. Both may be on any device; they are not changed, new
-    tensors come back. Put it before CutMix or MixUp, or use it as ``collate_fn=lambda items:
-    mix(default_collate(items))``.
+    Each item is replaced with probability `p`. Images are B×C×H×W or B×C×D×H×W, labels B integers or B×`num_classes`
+    one-hot, both on any device; new tensors of the same types come back. A gray source also serves RGB batches. Put the
+    transform behind collating and before CutMix or MixUp, alone or in a ``v2.Compose``; in evaluation mode
+    (``mix.eval()``, as part of a model) it does nothing. With a bank it may also be a ``collate_fn``: ``lambda items:
+    mix(*default_collate(items))``. Items that augmentation has changed one by one stand beside synthetic images that it
+    has not: do strong augmentation, noise above all, behind this transform.
 
-    `classes`: ``"balanced"`` draws the class evenly from those that the bank has images of and replaces the
-    label with the image; ``"same"`` keeps the item's class, and the item itself if the bank has no image of
-    that class.
+    A sampler makes its images in the training process, on its own device, which needs no bank but costs time. They come
+    from a pool of which a few are made anew for each batch (see `SamplerSource`); ``pool=0`` makes new ones for each
+    batch. A transform with a sampler cannot be pickled; ``copy.deepcopy`` shares the network. Neither it nor anything
+    else of the transform gets into a ``state_dict``.
 
-    `labels_getter` finds the labels in another structure than a pair (images, labels); the images are then
-    its one other tensor of as many dimensions as a batch of images. `num_classes` is the number of the
-    classifier's classes, by default the bank's; the bank's come first.
+    Values. uint8 batches take the images of an 8-bit source as they are. Float batches must be in [0, 1], as
+    ``to_tensor`` has it for uint8, or normalized from there by `normalize` = (mean, std). For a source of another type
+    (16 bit, HU) batches hold stored values, unless `scale` = (low, high) says which of these are 0 and 1 (values beyond
+    are clipped: clip the real ones too), or `transform` does the whole way. The first batches are looked at, and what
+    does not fit is refused.
 
-    The draws follow torch's global generator, or, with `seed`, a stream of its own that every instance
-    starts anew. In a DataLoader worker that stream also depends on the worker's seed, so that neither
-    workers nor epochs repeat each other; it is then reproducible through ``torch.manual_seed`` or the
-    DataLoader's generator.
+    Draws. With `seed` they, and a sampler's images, are a function of (`seed`, ``mix.step``), the number of batches so
+    far: set ``mix.step`` to go on with a training. In a DataLoader's worker they also depend on the worker's seed, so
+    that neither workers nor epochs repeat each other, and ``torch.manual_seed`` or the DataLoader's generator makes
+    them the same again. Ranks of torchrun differ. Without `seed` the draws follow torch's global generator, and a
+    sampler's images have seed 0.
+
+    Provenance. ``mix.provenance`` tells of the last batch which items are synthetic and where they come from. A batch
+    that is a dictionary with a key ``synthetic``, as `SyntheticMixDataset` and MONAI's transforms make them, has its
+    provenance keys brought up to date; nothing is added to others.
+
+    Args:
+        source: a bank or its folder, or a sampler (`ganaug.load`).
+        p: probability of each item, 0 to 1.
+        classes: ``"balanced"`` draws the class evenly from those that the source has images of, and replaces the label
+            with the image; ``"same"`` keeps the item's class, and the item itself if the source has no image of it.
+        num_classes: of the classifier, by default those of the source, which come first.
+        class_names: the classifier's classes in the order of its labels, such as ``dataset.classes``; the source's are
+            found among them by name. Without them labels are positions in the source's class list.
+        labels_getter: how labels are found, as in ``v2.CutMix``: ``"default"`` takes the second of several inputs, or a
+            dictionary's key named like "labels"; otherwise a function that returns the batch's own tensor of labels.
+            The images are the one other tensor of as many dimensions as a batch of images.
+        normalize: (mean, std), each a sequence of one figure or one for each channel, as ``v2.Normalize`` has them.
+        scale: (low, high), the stored values that are 0 and 1 in the batch before `normalize`.
+        transform: what real images went through since they were stored: it gets n×C×H×W float32 stored values on the
+            batch's device and returns the same shape.
+        seed: 0 or more.
+        pool: of a sampler: images that are held, by default 1024 or as many as fit into 256 MiB.
+        refresh: of a sampler: images of the pool made anew for each batch, on average; by default 4.
 
     Raises:
-        ConfigError: a setting does not fit, or the batch does not fit the bank.
+        ConfigError: a setting does not fit, or the batch does not fit the source.
+
+    Example:
+        >>> from torchvision.transforms import v2
+        >>> mix = v2.Compose([SyntheticMix(bank, p=0.25), v2.CutMix(num_classes=3)])
+        >>> images, labels = mix(torch.rand(8, 1, 4, 6), torch.arange(8) % 3)
+        >>> labels.shape
+        torch.Size([8, 3])
     """
 
     def __init__(
         self,
-        bank: SyntheticBank,
+        source: SyntheticBank | Sampler | str | Path,
         *,
         p: float = 0.25,
         classes: Literal["balanced", "same"] = "balanced",
-        normalize: tuple[Sequence[float], Sequence[float]] | None = None,
-        labels_getter: Callable[[Any], Tensor] | None = None,
         num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        labels_getter: LabelsGetter = "default",
+        normalize: Normalize | None = None,
+        scale: tuple[float, float] | None = None,
+        transform: Callable[[Tensor], Tensor] | None = None,
         seed: int | None = None,
+        pool: int | None = None,
+        refresh: int | None = None,
     ) -> None:
-        super().__init__()
-        if not 0 <= p <= 1:
-            raise ConfigError(f"p is {p}; a probability from 0 to 1 was wanted.")
+        if isinstance(source, str | Path):
+            source = SyntheticBank.open(source)
+        if not isinstance(source, SyntheticBank | Sampler):
+            raise ConfigError(
+                f"The source is a {type(source).__name__}; a SyntheticBank, its folder, or a sampler (ganaug.load) was "
+                "wanted."
+            )
         if classes not in ("balanced", "same"):
             raise ConfigError(f"classes is {classes!r}; 'balanced' or 'same' was wanted.")
-        if num_classes is not None and num_classes < len(bank.classes):
-            raise ConfigError(f"num_classes is {num_classes}, but the bank has {len(bank.classes)} classes.")
-        self.bank = bank
-        self.p = p
+        if isinstance(source, SyntheticBank) and (pool is not None or refresh is not None):
+            raise ConfigError("pool= or refresh= was given with a bank; they are for a sampler (ganaug.load).")
+        super().__init__(
+            source,
+            p=p,
+            labels=LabelMap(source.classes, num_classes=num_classes, class_names=class_names),
+            values=BatchValues(source.intensity, normalize=normalize, scale=scale, transform=transform),
+            labels_getter=labels_getter,
+            seed=seed,
+        )
         self.classes = classes
-        self.normalize = None if normalize is None else _check_normalize(normalize)
-        self.labels_getter = labels_getter
-        self.num_classes = len(bank.classes) if num_classes is None else num_classes
-        self.seed = seed
-        self._stream: tuple[int | None, torch.Generator] | None = None
-        self._order: np.ndarray | None = None
-        self._looked = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_stream": None, "_order": None}
+        self._source: _BankSource | SamplerSource
+        if isinstance(source, SyntheticBank):
+            self._source = _BankSource(source)
+        else:
+            self._source = SamplerSource(source, pool=pool, refresh=refresh, seed=seed or 0)
+        if not self._source.held.any():
+            raise ConfigError(f"{source!r} holds no images at all; make a bank of at least one class that has some.")
 
     def extra_repr(self) -> str:
-        return f"bank={str(self.bank.path)!r}, p={self.p}, classes={self.classes!r}"
+        return f"{self._source!r}, p={self.p}, classes={self.classes!r}"
 
-    def forward(self, *inputs: Any) -> Any:
-        """Return the batch in the structure that it came in, some of its items replaced."""
-        batch = inputs if len(inputs) > 1 else inputs[0]
-        images, labels = self._find(batch)
-        self._check(images, labels)
-        mixed_images, mixed_labels = self._mix(images, labels)
-        self._looked = True
-        leaves, structure = tree_flatten(batch)
-        swap = {id(images): mixed_images, id(labels): mixed_labels}
-        return tree_unflatten([swap.get(id(leaf), leaf) for leaf in leaves], structure)
+    @property
+    def source(self) -> SyntheticBank | Sampler:
+        """The bank or the sampler."""
+        return self._source.model
 
-    def _find(self, batch: Any) -> tuple[Tensor, Tensor]:
-        if self.labels_getter is None:
-            if not (isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch)):
-                raise ConfigError(
-                    f"The batch is a {type(batch).__name__}; a pair of tensors (images, labels) was wanted. "
-                    "For another structure pass labels_getter=, a function that returns its labels."
-                )
-            return batch[0], batch[1]
-        labels = self.labels_getter(batch)
-        dims = 1 + len(self.bank.shape)
-        leaves = tree_flatten(batch)[0]
-        images = [x for x in leaves if isinstance(x, Tensor) and x.ndim == dims and x is not labels]
-        if len(images) != 1 or not any(x is labels for x in leaves):
-            raise ConfigError(
-                f"The batch holds {len(images)} tensors of {dims} dimensions besides its labels; one, of "
-                "images, was wanted, and labels_getter= must return the batch's own tensor of labels."
-            )
-        return images[0], labels
+    def validate_against(
+        self,
+        val: Validation,
+        *,
+        image_key: str = "image",
+        groups: Sequence[str] | None = None,
+        group_regex: str | None = None,
+    ) -> LeakReport:
+        """Raise a `LeakError` if the generator of the source has seen validation data `val`, a folder or a data set.
 
-    def _check(self, images: Tensor, labels: Tensor) -> None:
-        if images.shape[2:] != self.bank.shape[1:] or images.shape[1] not in self._channels():
-            raise ConfigError(
-                f"The batch's images have the shape {tuple(images.shape[1:])}, the bank's {self.bank.shape}. "
-                f"Add torchvision.transforms.v2.Resize({list(self.bank.shape[1:])}) (and Grayscale, if the "
-                "channels differ) to your images, or make a model of their size (ganaug fit --size)."
-            )
-        if labels.shape not in ((len(images),), (len(images), self.num_classes)):
-            raise ConfigError(
-                f"The labels have the shape {tuple(labels.shape)}; ({len(images)},), or ({len(images)}, "
-                f"{self.num_classes}) for one-hot, was wanted. Use labels.squeeze(1), or pass num_classes=."
-            )
-        if labels.ndim == 1 and (labels.is_floating_point() or labels.dtype == torch.bool):
-            raise ConfigError(f"The labels are {labels.dtype}; integers or one-hot vectors were wanted.")
-        if self.normalize is not None and {len(x) for x in self.normalize} - {1, images.shape[1]}:
-            raise ConfigError(
-                f"normalize has {len(self.normalize[0])} means and {len(self.normalize[1])} deviations; one "
-                f"or {images.shape[1]} of each were wanted, as the images have channels."
-            )
-        if images.is_floating_point():
-            if self._worth_a_look(images):
-                self._check_range(images)
-        elif images.dtype != torch.uint8 or self.bank.images.dtype != np.uint8 or self.normalize is not None:
-            raise ConfigError(
-                f"The batch's images are {images.dtype}, the bank's {self.bank.images.dtype}"
-                f"{', and normalize= was given' if self.normalize is not None else ''}. Give float images, "
-                "or uint8 ones for a uint8 bank without normalize=."
-            )
+        See `ganaug.sampling.leak.validate_against`, also for what is returned and the other errors.
+        """
+        return validate_against(self.source, val, image_key=image_key, groups=groups, group_regex=group_regex)
 
     def _channels(self) -> tuple[int, ...]:
-        """Return the numbers of channels that fit: a gray bank also serves RGB batches."""
-        return (1, 3) if self.bank.shape[0] == 1 else (self.bank.shape[0],)
+        return (1, 3) if self._shape[0] == 1 else (self._shape[0],)
 
-    def _worth_a_look(self, tensor: Tensor) -> bool:
-        """Whether to look at values: an accelerator must be waited for, so there only in the first batch."""
-        return tensor.device.type == "cpu" or not self._looked
-
-    def _check_range(self, images: Tensor) -> None:
-        if self.normalize is not None or not images.numel():
-            return
-        low, high = (float(value) for value in images.aminmax())
-        # A bicubic resize overshoots by some hundredths; every usual normalization leaves by more.
-        if low < -0.1 or high > 1.1:
-            raise ConfigError(
-                f"The batch's images go from {low:.3g} to {high:.3g}; [0, 1] was wanted. If your transform "
-                "normalizes, pass the same figures as normalize=(mean, std); if they go to 255, divide them."
-            )
-
-    def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        generator = self._generator()
-        rows = (torch.rand(len(images), generator=generator) < self.p).nonzero()[:, 0]
-        held = torch.tensor([self.bank.counts[name] for name in self.bank.classes])
+    def _new_items(self, rows: Tensor, pair: Pair, generator: torch.Generator | None) -> NewItems | None:
+        held = self._source.held
         if self.classes == "balanced":
-            if self._worth_a_look(labels):
-                self._check_labels(labels)
+            self._check_labels(pair.labels)
             available = held.nonzero()[:, 0]
             drawn = available[torch.randint(len(available), (len(rows),), generator=generator)]
         else:
-            drawn = self._check_labels(labels)[rows]
-            supplied = (drawn < len(held)) & (held[drawn.clamp(max=len(held) - 1)] > 0)
+            drawn = self._classes_in(pair.labels)[rows]
+            supplied = (drawn >= 0) & (held[drawn.clamp(min=0)] > 0)
             rows, drawn = rows[supplied], drawn[supplied]
         where = torch.rand(len(rows), generator=generator, dtype=torch.float64)
         if not len(rows):
-            return images, labels
-        starts = held.cumsum(0) - held
-        positions = self._by_class()[(starts[drawn] + (where * held[drawn]).long()).numpy()]
-        rows = rows.to(images.device)
-        mixed_images, mixed_labels = images.clone(), labels.clone()
-        mixed_images[rows] = self._load(positions, images)
-        drawn = drawn.to(labels.device)
-        new = drawn if labels.ndim == 1 else nn.functional.one_hot(drawn, self.num_classes)
-        mixed_labels[rows.to(labels.device)] = new.to(labels.dtype)
-        return mixed_images, mixed_labels
-
-    def _check_labels(self, labels: Tensor) -> Tensor:
-        """Return the class of each item on the CPU."""
-        classes = (labels if labels.ndim == 1 else labels.argmax(1)).cpu().long()
-        if len(classes) and (classes.min() < 0 or classes.max() >= self.num_classes):
-            raise ConfigError(
-                f"The labels go from {classes.min()} to {classes.max()}; 0 to {self.num_classes - 1} was "
-                f"wanted, for the bank's classes {', '.join(self.bank.classes)}. Pass num_classes= if the "
-                "classifier has more."
-            )
-        return classes
-
-    def _load(self, positions: np.ndarray, like: Tensor) -> Tensor:
-        """Return images of the bank in the device, dtype and scale of `like`."""
-        stored = self.bank.images[positions]
-        if stored.shape[1] != like.shape[1]:
-            stored = stored.repeat(like.shape[1], axis=1)
-        if stored.dtype == np.uint8:
-            images = torch.from_numpy(stored).to(like.device)
-            if not like.is_floating_point():
-                return images
-            images = images.float() / 255
-        else:
-            images = (torch.from_numpy(self.bank.intensity.forward(stored)).to(like.device) + 1) / 2
-        if self.normalize is not None:
-            mean, std = (
-                torch.tensor(values, device=like.device).view(-1, *[1] * (like.ndim - 2)) for values in self.normalize
-            )
-            images = (images - mean) / std
-        return images.to(like.dtype)
-
-    def _by_class(self) -> np.ndarray:
-        """Return the bank's positions, those of class 0 first, then class 1, and so on."""
-        if self._order is None:
-            self._order = np.argsort(self.bank.labels, kind="stable")
-        return self._order
-
-    def _generator(self) -> torch.Generator | None:
-        if self.seed is None:
             return None
-        worker = get_worker_info()
-        key = None if worker is None else worker.seed
-        if self._stream is None or self._stream[0] != key:
-            words = (self.seed,) if key is None else (self.seed, key)
-            state = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
-            self._stream = (key, torch.Generator().manual_seed(state))
-        return self._stream[1]
+        stored, origin = self._source.take(drawn, where, self.step)
+        return NewItems(rows, stored, drawn, origin)
 
 
-def _check_normalize(
-    normalize: tuple[Sequence[float], Sequence[float]],
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    try:
-        mean, std = (tuple(float(value) for value in values) for values in normalize)
-    except (TypeError, ValueError):
-        raise ConfigError(f"normalize is {normalize!r}; a pair of sequences (mean, std) was wanted.") from None
-    if not mean or not std or min(std) <= 0:
-        raise ConfigError(f"normalize is {normalize!r}; a mean and a deviation above 0 for each channel were wanted.")
-    return mean, std
+class _BankSource:
+    """Images of a bank."""
+
+    def __init__(self, bank: SyntheticBank) -> None:
+        self.model = bank
+        self.held = torch.tensor([bank.counts[name] for name in bank.classes])
+        """How many images of each class there are."""
+
+    def __repr__(self) -> str:
+        return f"bank={str(self.model.path)!r}"
+
+    def take(self, classes: Tensor, where: Tensor, step: int) -> tuple[Tensor, Origin]:
+        """Return images of `classes` (n), n×C×… as stored; `where` (n, in [0, 1)) chooses among those of a class."""
+        labels, ranks = classes.numpy(), (where * self.held[classes]).long().numpy()
+        positions = np.empty(len(labels), np.int64)
+        for label in np.unique(labels):
+            positions[labels == label] = self.model.positions(int(label), ranks[labels == label])
+        stored = np.empty((len(labels), *self.model.shape), self.model.images.dtype)
+        for row in np.argsort(positions):  # in the order of the file
+            stored[row] = self.model.image(int(positions[row]))
+        # Older operators do not know torch's unsigned types above 8 bit; float32 holds all of their values.
+        images = torch.from_numpy(stored.astype(np.float32) if stored.dtype == np.uint16 else stored)
+        return images, lambda i: self.model.provenance(int(positions[i]))

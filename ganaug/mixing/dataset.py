@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ganaug.data.leak import LeakReport
 from ganaug.errors import ConfigError, DataError, ModelFileError
 from ganaug.mixing.balance import Balance, plan_mixture
 from ganaug.mixing.draws import EpochItems, Schedule, check_schedule, draw_epoch, schedule_factor
@@ -19,6 +20,7 @@ from ganaug.mixing.forms import ImageForm, is_monai
 from ganaug.mixing.real import ItemLayout, like_label, own_attribute, read_labels
 from ganaug.mixing.strategy import SamplingStrategy
 from ganaug.sampling.bank import SyntheticBank
+from ganaug.sampling.leak import Validation, validate_against
 
 
 class SyntheticMixDataset(Dataset[Any]):
@@ -160,6 +162,16 @@ class SyntheticMixDataset(Dataset[Any]):
         if epoch < 0:
             raise ConfigError(f"The epoch is {epoch}; 0 or more was wanted.")
         self._now.copy_(torch.tensor([epoch, schedule_factor(self.schedule, epoch)], dtype=torch.float64))
+
+    def validate_against(
+        self, val: Validation, *, groups: Sequence[str] | None = None, group_regex: str | None = None
+    ) -> LeakReport:
+        """Raise a `LeakError` if the generator of the bank has seen validation data `val`, a folder or a data set.
+
+        See `ganaug.sampling.leak.validate_against`, also for what is returned and the other errors.
+        """
+        key = self._layout.image_key
+        return validate_against(self.bank, val, image_key=key, groups=groups, group_regex=group_regex)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else len(self._real_labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,12 @@ from monai.utils import TransformBackends, convert_to_dst_type
 from torch.utils.data import get_worker_info
 
 from ganaug.data.geometry import is_valid_affine
+from ganaug.data.leak import LeakReport
 from ganaug.errors import ConfigError
 from ganaug.mixing.real import NOT_SYNTHETIC, label_value, like_label
 from ganaug.mixing.stored import in_world, same_units, turned
 from ganaug.sampling.bank import SyntheticBank
+from ganaug.sampling.leak import Validation, validate_against
 
 _PIL_META = {"format", "mode", "width", "height"}  # the keys of MONAI's PILReader, which swaps rows and columns
 _REMEDY = (
@@ -140,6 +142,20 @@ class SyntheticMix(RandomizableTransform):
         if randomize:
             self.randomize(label)
         return (img, label) if self.position is None else (self.image_like(img), self.label_like(label))
+
+    def validate_against(
+        self,
+        val: Validation,
+        *,
+        image_key: str = "image",
+        groups: Sequence[str] | None = None,
+        group_regex: str | None = None,
+    ) -> LeakReport:
+        """Raise a `LeakError` if the generator of the bank has seen validation data `val`, a folder or a data set.
+
+        See `ganaug.sampling.leak.validate_against`, also for what is returned and the other errors.
+        """
+        return validate_against(self.bank, val, image_key=image_key, groups=groups, group_regex=group_regex)
 
     def label_like(self, label: Any) -> Any:
         """Return the label of the drawn image in the type of `label`."""
@@ -309,6 +325,16 @@ class SyntheticMixd(RandomizableTransform, MapTransform):
         item[self.label_key] = self.mix.label_like(item[self.label_key])
         item.update(self.mix.provenance)
         return item
+
+    def validate_against(
+        self, val: Validation, *, groups: Sequence[str] | None = None, group_regex: str | None = None
+    ) -> LeakReport:
+        """Raise a `LeakError` if the generator of the bank has seen validation data `val`, looking at the first key.
+
+        See `ganaug.sampling.leak.validate_against`, also for what is returned and the other errors.
+        """
+        bank, key = self.mix.bank, str(self.keys[0])
+        return validate_against(bank, val, image_key=key, groups=groups, group_regex=group_regex)
 
     def _check(self, item: Mapping[Hashable, Any]) -> None:
         if self.label_key not in item and not self.allow_missing_keys:

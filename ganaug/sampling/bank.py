@@ -22,6 +22,7 @@ from ganaug.progress import Progress, progress_bar
 from ganaug.sampling.counts import requested_counts, slices_of
 from ganaug.sampling.folder import continued, write_file
 from ganaug.sampling.growing import grow_npy
+from ganaug.sampling.leak import MANIFEST, manifest_in
 from ganaug.sampling.provenance import provenance
 from ganaug.sampling.request import ImageSource, Request
 
@@ -55,6 +56,8 @@ class SyntheticBank:
     """SHA-256 of the model file that made the images."""
     column_sha256: dict[str, str]
     """SHA-256 of the label and index columns, checked when each is first used."""
+    train_manifest_sha256: str = ""
+    """SHA-256 of the bank's copy of the run's ``train_manifest.json``; empty if it has none."""
 
     @classmethod
     def open(cls, path: str | Path) -> SyntheticBank:
@@ -83,6 +86,8 @@ class SyntheticBank:
                 truncation=float(header["truncation"]),
                 model_sha256=str(header["model_sha256"]),
                 column_sha256={name: str(header["sha256"][name]) for name in ("labels", "indices")},
+                # A model away from its run folder, and ganaug before it kept this, leave a bank without.
+                train_manifest_sha256=str(header.get("train_manifest_sha256", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError, GanaugError) as problem:
             raise ModelFileError(
@@ -194,6 +199,14 @@ class SyntheticBank:
             truncation=self.truncation,
         )
 
+    def manifest_bytes(self) -> bytes | None:
+        """Return the ``train_manifest.json`` of the run whose generator made the bank; None if it has none.
+
+        Raises:
+            ModelFileError: it is missing or was changed.
+        """
+        return manifest_in(self.path, self.train_manifest_sha256, REGENERATE)
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the memory maps behind: a pickled map would carry every image along."""
         return {field.name: self.__dict__[field.name] for field in fields(self)}
@@ -249,6 +262,10 @@ def fill_bank(place: Path, gan: ImageSource, request: Request, *, batch: int, pr
         batch=batch,
         progress=progress,
     )
+    # The bank may go where the run folder does not, and is to know by itself what its generator has seen.
+    manifest = getattr(gan, "manifest_bytes", lambda: None)()
+    if manifest is not None:
+        write_file(place / MANIFEST, manifest)
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -261,6 +278,7 @@ def fill_bank(place: Path, gan: ImageSource, request: Request, *, batch: int, pr
         "truncation": request.truncation,
         "model_sha256": request.model_sha256,
         "sha256": {name: hashlib.sha256(column.tobytes()).hexdigest() for name, column in columns.items()},
+        "train_manifest_sha256": "" if manifest is None else hashlib.sha256(manifest).hexdigest(),
     }
     write_file(place / "bank.json", (json.dumps(header, indent=2) + "\n").encode())
     return kept

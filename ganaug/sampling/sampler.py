@@ -16,6 +16,7 @@ from ganaug.models.device import choose_device
 from ganaug.models.grids import images_in_a_pass
 from ganaug.models.latents import latents_for
 from ganaug.models.modelfile import ModelHeader, find_model, load_model
+from ganaug.sampling.leak import manifest_beside
 
 CHUNK = 64
 """Most images in a forward pass. Their number depends on the shape alone: the same sums in the same order, whatever
@@ -211,6 +212,14 @@ class Sampler:
                 rows = [torch.cat([values, values.new_zeros(chunk - filled, *values.shape[1:])]) for values in rows]
             out[start : start + filled] = make(*(values.to(self.device) for values in rows))[:filled]
         return out
+
+    def manifest_bytes(self) -> bytes | None:
+        """Return the run's ``train_manifest.json``, which lies beside the model file; None if it does not.
+
+        Raises:
+            ModelFileError: it is of another run, or was changed.
+        """
+        return manifest_beside(self.path, self.header.training)
 
     def stored(self, images: Tensor) -> Tensor:
         """Return images of `sample` in the stored dtype and units of the user's files."""

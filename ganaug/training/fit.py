@@ -13,12 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import ganaug
 from ganaug.config import FitConfig
 from ganaug.data import Manifest, load_tensor, scan
+from ganaug.data.leak import training_contents
 from ganaug.distributed import from_main, is_main, main_first, processes, wait, world_size
 from ganaug.errors import ConfigError, DataError
-from ganaug.files import MARKER, disk_errors, keep_apart, prepare_output, write_atomic, write_json
+from ganaug.files import MARKER, disk_errors, keep_apart, prepare_output, sha256_file, write_atomic, write_json
 from ganaug.models.device import choose_device, keep_freed_memory, use_bf16
 from ganaug.models.modelfile import ModelHeader
 from ganaug.plugins import load_plugin
@@ -106,14 +109,18 @@ def _fit(
     planned = _agreed(planned)
     threads = planned.config.threads or 1
     with disk_errors(run.path), cpu_threads(threads):
+        if is_main() and fresh:
+            keep_apart(run.path, Path(data))
+            prepare_output(run.path, overwrite=overwrite or resume, options="--resume or --overwrite")
+        wait()
+        images = load_tensor(planned.manifest, planned.grid, show_progress=show_progress)
         if is_main():
             if fresh:
-                keep_apart(run.path, Path(data))
-                prepare_output(run.path, overwrite=overwrite or resume, options="--resume or --overwrite")
-                write_json(run.manifest_path, planned.manifest.to_json())
+                contents = training_contents(planned.manifest, planned.grid, images, show_progress=show_progress)
+                write_json(run.manifest_path, planned.manifest.to_json(contents))
             write_json(run.config_path, _config_file(planned, group_regex))
         wait()
-        trainer = _trainer(planned, run, data, show_progress)
+        trainer = _trainer(planned, images, run, data)
         if not fresh and checkpoints(run.checkpoints):
             damage = trainer.resume()
             wait()  # until all have read what rank 0 is about to change
@@ -159,9 +166,8 @@ def scan_for(
         )
 
 
-def _trainer(planned: Plan, run: Run, data: str | Path, show_progress: bool) -> Trainer:
+def _trainer(planned: Plan, pixels: np.ndarray, run: Run, data: str | Path) -> Trainer:
     manifest, config = planned.manifest, planned.config
-    pixels = load_tensor(manifest, planned.grid, show_progress=show_progress)
     intensity = planned.intensity
     device = choose_device(config.device)
     if device.type == "cpu":
@@ -187,6 +193,8 @@ def _trainer(planned: Plan, run: Run, data: str | Path, show_progress: bool) -> 
         training={
             "images": manifest.counts,
             "ganaug": ganaug.__version__,
+            # A bank copies the manifest, and is to know that it is the one of this model.
+            "train_manifest_sha256": sha256_file(run.manifest_path),
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         },
     )

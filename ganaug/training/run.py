@@ -36,7 +36,7 @@ class Run:
 
     @property
     def manifest_path(self) -> Path:
-        """SHA-256 and group hash of every training file."""
+        """SHA-256 and group hash of every training file, and hashes of the images' contents."""
         return self.path / "train_manifest.json"
 
     @property

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ganaug.data.manifest import Manifest, require_trainable, resolve_channels
+from ganaug.data.manifest import Manifest, hash_content, require_trainable, resolve_channels
 from ganaug.data.reading import scan
 from ganaug.errors import ConfigError, DataError
 from tests.data.folders import make_folder, pixels, save
@@ -78,3 +78,21 @@ def test_gray_images_saved_as_color_count_as_gray_beside_gray_ones(tmp_path: Pat
     for name in "ab":
         save(tmp_path / "all" / name / "x.png", np.repeat(pixels(0)[..., None], 3, axis=2))
     assert resolve_channels(scan(tmp_path / "all"), None) == 3, "a set of one kind stays what it is"
+
+
+def test_the_content_hash_sees_the_picture_and_not_how_it_is_saved() -> None:
+    image = np.random.default_rng(0).integers(0, 200, (6, 5, 1)).astype(np.uint8)
+    color = np.repeat(image, 3, axis=2)
+    same = [image.astype(kind) for kind in ("uint16", "int16", "int32", "float32", ">i2", "float64")]
+    assert {hash_content(other) for other in (image, color, np.asfortranarray(color), *same)} == {hash_content(image)}
+    assert hash_content(image).startswith("int 6x5x1 ")
+    tinted, brighter, halved = color.copy(), image.copy(), image * np.float32(0.5)
+    tinted[0, 0, 1] += 1
+    brighter[5, 4] += 1
+    others = [tinted, brighter, halved, image.transpose(1, 0, 2), image.reshape(5, 6, 1), image - np.int16(300)]
+    assert len({hash_content(other) for other in (image, *others)}) == 7
+    assert hash_content(halved).startswith("float 6x5x1 ")
+
+
+def test_an_image_of_one_value_has_no_content() -> None:
+    assert hash_content(np.full((4, 4, 3), 7, np.uint8)) == ""

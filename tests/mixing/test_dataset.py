@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import list_data_collate
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Subset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, Subset, WeightedRandomSampler, default_collate
 from torchvision import tv_tensors
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -185,8 +185,11 @@ def test_lists_stay_lists(bank: SyntheticBank) -> None:
     assert [type(mixed[0]), type(mixed[14])] == [list, list]
 
 
+@pytest.mark.parametrize("collate", [default_collate, list_data_collate])
 @pytest.mark.parametrize("keys", [("image", "label"), ("img", "target")])
-def test_dictionary_items_carry_provenance_through_monai_collate(bank: SyntheticBank, keys: tuple[str, str]) -> None:
+def test_dictionary_items_carry_provenance_through_collating(
+    bank: SyntheticBank, keys: tuple[str, str], collate: Callable
+) -> None:
     real = Real(FORMS["tensor"], lambda image, x: {keys[0]: image, keys[1]: x})
     mixed = SyntheticMixDataset(real, bank, image_key=keys[0], label_key=keys[1])
     provenance = {
@@ -201,8 +204,10 @@ def test_dictionary_items_carry_provenance_through_monai_collate(bank: Synthetic
         "scores",
     }
     assert set(mixed[0]) == set(mixed[14]) == {*keys, *provenance}
-    loader = DataLoader(mixed, batch_size=15, collate_fn=list_data_collate)
+    loader = DataLoader(mixed, batch_size=15, collate_fn=collate)
     (batch,) = loader
+    assert provenance <= set(batch)
+    assert batch["source"] == ["real"] * 8 + ["noise"] * 7
     assert batch["synthetic"].tolist() == mixed.is_synthetic.tolist()
     assert batch[keys[1]].tolist() == mixed.targets.tolist()
     assert batch["model_sha256"][0] == ""
