@@ -2,12 +2,14 @@
 
     python -m benchmarks.mixing                     # a million images of 28², half a minute on a CPU
     python -m benchmarks.mixing --images 10000 --reads 1000
+    python -m benchmarks.mixing --epochs 5          # whole epochs of a ResNet-18 as well, a minute and a half
 
 The bank's images are a hole in a sparse file (zeros, no disk space); its columns are real. A worker reads items of a
 `SyntheticMixDataset` whose added items are nearly the whole bank. What it adds is its resident memory (VmRSS, so mapped
 pages count) at the end, less that of a worker that does the same with a data set of two images in memory. The last rows
 hold an item of a small bank, read and made a float tensor, against the same images in memory, and against the forward
-and backward pass of a ResNet-18; all in seconds of one thread's CPU clock.
+and backward pass of a ResNet-18; all in seconds of one thread's CPU clock. `--epochs` trains: epochs with the bank and
+epochs with the same images in memory take turns, and the last row is the median of the ratios of their CPU times.
 """
 
 from __future__ import annotations
@@ -40,11 +42,12 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=28, help="pixels a side")
     parser.add_argument("--reads", type=int, default=100_000, help="items that the worker reads")
     parser.add_argument("--repeats", type=int, default=20, help="times the bank is opened; the median counts")
+    parser.add_argument("--epochs", type=int, default=0, help="pairs of epochs that a ResNet-18 is trained")
     options = parser.parse_args()
     print("| measure | value |\n|---|---|")
     for name, value in bank_cost(options.images, options.side, reads=options.reads, repeats=options.repeats).items():
         print(f"| {name} | {value} |")
-    for name, value in item_cost(64).items():
+    for name, value in (item_cost(64) | epoch_cost(64, options.epochs)).items():
         print(f"| {name} | {value} |")
 
 
@@ -74,15 +77,8 @@ def item_cost(side: int, *, images: int = 2000, batch: int = 32, steps: int = 5)
     """Return what an item costs from the bank and from memory, and how that compares with a step of a ResNet-18."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        write_hollow_bank(Path(folder), images, side)
-        bank = SyntheticBank.open(folder)
-        to_float = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-        zeros = np.zeros((images, side, side), np.uint8)
-        memory = [(Image.fromarray(image), i % 2) for i, image in enumerate(zeros)]
-        real = Transformed(memory[:2], to_float)
-        mixed = SyntheticMixDataset(real, bank, sampling_strategy=dict.fromkeys(CLASSES, images // 2 + 1))
         seconds = {}
-        for name, dataset in {"bank": mixed, "memory": Transformed(memory, to_float)}.items():
+        for name, dataset in zip(("bank", "memory"), bank_and_memory(Path(folder), images, side), strict=True):
             dataset[len(dataset) - 1]
             order = np.random.default_rng(0).integers(2, len(dataset), 5 * images).tolist()
             start = time.process_time()
@@ -102,6 +98,45 @@ def item_cost(side: int, *, images: int = 2000, batch: int = 32, steps: int = 5)
         f"ResNet-18, {side} px, forward and backward": f"{1e3 * step:.1f} ms an image",
         "epoch with the bank over one from memory": f"{1 + more:.4f}",
     }
+
+
+def epoch_cost(side: int, pairs: int, *, images: int = 512, batch: int = 32) -> dict[str, str]:
+    """Return the ratio of an epoch with a bank to one with the same images in memory, over `pairs` of them."""
+    if not pairs:
+        return {}
+    torch.set_num_threads(1)
+    model = resnet18(num_classes=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        datasets = bank_and_memory(Path(folder), images, side)
+        for pair in range(pairs + 1):  # the first one warms up
+            seconds = []
+            for dataset in datasets if pair % 2 else datasets[::-1]:
+                start = time.process_time()
+                for inputs, labels in DataLoader(dataset, batch, shuffle=True):
+                    loss = torch.nn.functional.cross_entropy(model(inputs.expand(-1, 3, -1, -1)), labels)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                seconds.append((time.process_time() - start) / len(dataset))
+            with_bank, without = seconds if pair % 2 else seconds[::-1]
+            ratios += [with_bank / without] if pair else []
+    found = f"{np.median(ratios):.4f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    return {f"epoch of a ResNet-18 with the bank over one from memory, median of {pairs}": found}
+
+
+def bank_and_memory(folder: Path, images: int, side: int) -> tuple[SyntheticMixDataset, Transformed]:
+    """Return two data sets of float tensors with the same images, those of one in a bank, of the other in memory."""
+    write_hollow_bank(folder, images, side)
+    to_float = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    zeros = np.zeros((images, side, side), np.uint8)
+    memory = [(Image.fromarray(image), i % 2) for i, image in enumerate(zeros)]
+    real = Transformed(memory[:2], to_float)
+    strategy = dict.fromkeys(CLASSES, images // 2 + 1)
+    return SyntheticMixDataset(real, SyntheticBank.open(folder), sampling_strategy=strategy), Transformed(
+        memory, to_float
+    )
 
 
 def write_hollow_bank(folder: Path, images: int, side: int) -> None:
