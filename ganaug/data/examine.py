@@ -12,11 +12,12 @@ import numpy as np
 
 from ganaug.data.geometry import cut
 from ganaug.data.layouts import Entry
+from ganaug.data.manifest import hash_content
 from ganaug.data.readers import DTYPES, Decoded, decode, read_bytes
 from ganaug.data.scales import file_knots
 from ganaug.errors import DataError
 
-VERSION = 2
+VERSION = 3
 """Goes up when a reader or this module finds other facts in the same bytes: remembered facts are then forgotten."""
 
 
@@ -37,6 +38,7 @@ class Facts(NamedTuple):
     low: float
     high: float
     phash: int | None
+    content: str
     # From here on what many images of a folder share.
     patient: str
     shape: tuple[int, ...]
@@ -51,7 +53,7 @@ class Facts(NamedTuple):
     hints: tuple[str, ...]
 
 
-OWN = 9
+OWN = 10
 """The first fields of `Facts`, in which images differ."""
 
 
@@ -108,6 +110,7 @@ class Examiner:
             low,
             high,
             phash,
+            hash_content(pixels),
             decoded.group,
             pixels.shape[:-1],
             channels,

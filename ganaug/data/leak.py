@@ -11,21 +11,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ganaug.data.examine import read_images
 from ganaug.data.geometry import PLANES
 from ganaug.data.grid import Grid
-from ganaug.data.layouts import Entry
-from ganaug.data.manifest import Item, Manifest, hash_content, hash_group
+from ganaug.data.manifest import Manifest, hash_content, hash_group
 from ganaug.data.names import count
-from ganaug.data.parallel import parallel_map
-from ganaug.errors import DataError, LeakError, ModelFileError
+from ganaug.errors import LeakError, ModelFileError
 
 _PART = re.compile(rf"(.*?)(?:({'|'.join(PLANES)})\[\d+\])?")
 
@@ -114,10 +108,9 @@ def refuse_leak(train_manifest: Mapping[str, Any] | bytes, held_out: Manifest) -
     Raises:
         LeakError: naming the held-out files.
         ModelFileError: `train_manifest` is not such a manifest.
-        DataError: a file changed since `held_out` was scanned.
     """
     trained = Trained.of(train_manifest)
-    return compare(trained, held_out_items(trained, held_out))
+    return compare(trained, held_out_items(held_out))
 
 
 def compare(trained: Trained, held_out: Sequence[HeldOut]) -> LeakReport:
@@ -165,66 +158,31 @@ def _notes(trained: Trained, images: int, compared: int, by_file: int, by_group:
         )
 
 
-def held_out_items(trained: Trained, manifest: Manifest) -> list[HeldOut]:
-    """Return what is to be compared of a scanned folder; contents only if those of the training are known."""
-    contents = contents_of(manifest) if trained.contents else [""] * len(manifest)
+def held_out_items(manifest: Manifest) -> list[HeldOut]:
+    """Return what is to be compared of a scanned folder."""
     return [
         HeldOut(
             item.name,
             (item.sha256, *item.sources),
             tuple({item.group, item.patient} - {"", item.sha256, *item.sources}),
-            (content,) if content else (),
+            (item.content,) if item.content else (),
         )
-        for item, content in zip(manifest.items, contents, strict=True)
+        for item in manifest.items
     ]
 
 
-def training_contents(
-    manifest: Manifest, grid: Grid, images: np.ndarray, *, show_progress: bool = False
-) -> Iterator[str]:
-    """Yield the content hashes of a training set: of the images as their files hold them, and as they are trained on.
+def training_contents(manifest: Manifest, grid: Grid, images: np.ndarray) -> Iterator[str]:
+    """Yield the content hashes of training images as they are trained on, where that is not as their files hold them.
 
     Args:
         manifest: the set.
         grid: the training grid.
         images: all of its images on `grid`, N×C×size.
     """
-    for image in images:
-        yield hash_content(np.moveaxis(image, 0, -1))
     form = (grid.size, grid.channels, grid.dtype)
-    # What fits the grid is trained on as the file holds it.
-    other = [
-        index
-        for index, item in enumerate(manifest.items)
-        if grid.spacing is not None or (item.shape, item.channels, item.dtype) != form
-    ]
-    yield from contents_of(manifest.subset(other), show_progress=show_progress)
-
-
-def contents_of(manifest: Manifest, *, show_progress: bool = False) -> list[str]:
-    """Return the content hash of each item, its file decoded once more. Raises `DataError` if it cannot be."""
-    # The slices of a volume stand side by side in a manifest: its file is decoded once for all of them.
-    files = [list(items) for _, items in groupby(manifest.items, key=lambda item: (item.path, _member(item)[0]))]
-    hashes = parallel_map(
-        partial(_contents, manifest.root), files, label="hashing", unit="files", show_progress=show_progress
-    )
-    return [content for several in hashes for content in several]
-
-
-def _contents(root: Path, items: Sequence[Item]) -> list[str]:
-    first = items[0]
-    member, plane = _member(first)
-    found = read_images(root, Entry(first.path, label="", files=first.files, part=member), plane)
-    if missing := [item.name for item in items if item.part not in found]:
-        raise DataError(f"{root / missing[0]}: changed since it was scanned. Run the command again.")
-    return [hash_content(found[item.part][0]) for item in items]
-
-
-def _member(item: Item) -> tuple[str, str | None]:
-    """Take the part of an item apart: "train[12]axial[17]" is a slice of a member of an archive."""
-    match = _PART.fullmatch(item.part)
-    assert match is not None
-    return match[1], match[2]
+    for index, item in enumerate(manifest.items):
+        if grid.spacing is not None or (item.shape, item.channels, item.dtype) != form:
+            yield hash_content(np.moveaxis(images[index], 0, -1))
 
 
 def _form(content: str) -> str:

@@ -72,6 +72,8 @@ class Item:
     """What the reader noticed, each "kind: detail"."""
     phash: int | None = None
     """Perceptual hash, where the scan was asked for it."""
+    content: str = ""
+    """Hash of the pixels, see `hash_content`."""
 
     @property
     def height(self) -> int:
@@ -140,7 +142,7 @@ class Manifest:
         """Return what ``train_manifest.json`` stores: classes; label, hash and hashed group of each image; more hashes.
 
         No paths, and groups only as hashes: both often name patients, and a run folder may be passed on. `contents`
-        are the content hashes of the images, see `hash_content`.
+        are further content hashes, see `hash_content`, such as those of images brought to the training grid.
         """
         files = [
             {
@@ -157,7 +159,7 @@ class Manifest:
             "source_hashes": sorted({source for item in self.items for source in item.sources}),
             # One name for all is what anonymized sets have, and says nothing.
             "patient_hashes": sorted(map(hash_group, patients)) if len(patients) > 1 else [],
-            "content_hashes": sorted(set(contents) - {""}),
+            "content_hashes": sorted({*contents, *(item.content for item in self.items)} - {""}),
         }
 
 

@@ -133,13 +133,13 @@ def _packed(facts: Facts, kinds: dict[tuple, int]) -> list:
     # Most images are whole files: their source is themselves, and their percentiles their extremes.
     is_plain = facts.source == facts.sha256 and not facts.files
     if is_plain and facts.low == facts.minimum and facts.high == facts.maximum:
-        own = (facts.part, facts.sha256, facts.minimum, facts.maximum, facts.phash)
+        own = (facts.part, facts.sha256, facts.minimum, facts.maximum, facts.phash, facts.content)
     return [*own, kinds.setdefault(facts[OWN:], len(kinds))]
 
 
 def _unpacked(values: list, kinds: list) -> Facts:
     *own, kind = values
     if len(own) < OWN:
-        part, sha256, minimum, maximum, phash = own
-        own = [part, sha256, sha256, (), minimum, maximum, minimum, maximum, phash]
+        part, sha256, minimum, maximum, phash, content = own
+        own = [part, sha256, sha256, (), minimum, maximum, minimum, maximum, phash, content]
     return Facts._make(tuple(value) if isinstance(value, list) else value for value in (*own, *kinds[kind]))

@@ -162,6 +162,7 @@ def _item(entry: Entry, facts: Facts, label: int, trusted: bool) -> Item:
         patient=facts.patient,
         hints=facts.hints,
         phash=facts.phash,
+        content=facts.content,
     )
 
 

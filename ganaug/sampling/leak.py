@@ -144,10 +144,7 @@ def _held_out(
         val = scan(val, group_regex=group_regex)
         named = [index for index, item in enumerate(val.items) if item.split not in TRAINED]
         val = val.subset(named) if named else val
-    if isinstance(val, Manifest):
-        found = held_out_items(trained, val)
-    else:
-        found = _of_data_set(trained, val, image_key, group_regex)
+    found = held_out_items(val) if isinstance(val, Manifest) else _of_data_set(trained, val, image_key, group_regex)
     if groups is None:
         return found
     if len(groups) != len(found):

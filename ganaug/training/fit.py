@@ -116,7 +116,7 @@ def _fit(
         images = load_tensor(planned.manifest, planned.grid, show_progress=show_progress)
         if is_main():
             if fresh:
-                contents = training_contents(planned.manifest, planned.grid, images, show_progress=show_progress)
+                contents = training_contents(planned.manifest, planned.grid, images)
                 write_json(run.manifest_path, planned.manifest.to_json(contents))
             write_json(run.config_path, _config_file(planned, group_regex))
         wait()

@@ -39,7 +39,11 @@ def test_an_error_comes_through_and_ends_the_work() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux" or available_cpus() < 2, reason="workers are forked on Linux")
 def test_many_items_go_to_processes_unless_other_threads_run() -> None:
-    pids = set(parallel_map(lambda _: os.getpid(), range(20 * CHUNK), label="work"))
+    def work(_: int) -> int:
+        time.sleep(0.0005)  # on a busy machine the first worker would else be done before the second is there
+        return os.getpid()
+
+    pids = set(parallel_map(work, range(20 * CHUNK), label="work"))
     assert os.getpid() not in pids
     assert len(pids) > 1
     done = threading.Event()
