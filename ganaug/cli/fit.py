@@ -188,7 +188,7 @@ def _of_the_recipe(last: Mapping[str, Any], run: Run) -> str:
     if shown >= full:
         return ""
     advice = ": very little, expect noise" if shown < 0.1 * full else ""
-    return f" of the {full:g} that the recipe has for a full training{advice}"
+    return f" of the {full:g} thousand that the recipe has for a full training{advice}"
 
 
 def _parse_size(text: str | None) -> tuple[int, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -125,6 +126,15 @@ class SyntheticMix(ReplaceItems):
             self._source = SamplerSource(source, pool=pool, refresh=refresh, seed=seed or 0)
         if not self._source.held.any():
             raise ConfigError(f"{source!r} holds no images at all; make a bank of at least one class that has some.")
+        empty = [name for name, count in zip(source.classes, self._source.held.tolist(), strict=True) if not count]
+        if empty and classes == "balanced":
+            others = ", ".join(name for name in source.classes if name not in empty)
+            warnings.warn(
+                f"The bank has no image of {', '.join(empty)}, so that every synthetic item will be {others}, and a "
+                "classifier may learn that synthetic means that. Make a bank of all classes (--per-class), or pass "
+                "classes='same'.",
+                stacklevel=2,
+            )
 
     def extra_repr(self) -> str:
         return f"{self._source!r}, p={self.p}, classes={self.classes!r}"

@@ -6,11 +6,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from ganaug.data.leak import LeakReport
 from ganaug.errors import ConfigError, DataError, ModelFileError
@@ -34,7 +35,7 @@ class SyntheticMixDataset(Dataset[Any]):
 
     Args:
         real: the data set to add to.
-        bank: the synthetic images.
+        bank: the synthetic images: a bank, or its folder.
         sampling_strategy: how many each class lacks (see `resolve_sampling_strategy`).
         ratio: at most so many synthetic images for each real one of a class; None is no limit. Published gains
             came with few (BRISC 2025: filtered, one for each real one), and high ratios hurt (Pink & Sykes 2026):
@@ -73,7 +74,7 @@ class SyntheticMixDataset(Dataset[Any]):
     def __init__(
         self,
         real: Any,
-        bank: SyntheticBank,
+        bank: SyntheticBank | str | Path,
         *,
         sampling_strategy: SamplingStrategy = "auto",
         ratio: float | None = None,
@@ -92,7 +93,8 @@ class SyntheticMixDataset(Dataset[Any]):
         if seed < 0:
             raise ConfigError(f"The seed is {seed}; an integer of 0 or more was wanted.")
         check_schedule(schedule)
-        _check_classes(own_attribute(real, "classes")[0] if classes is None else classes, bank)
+        bank = _opened(real, bank)
+        _check_classes(own_attribute(real, "classes")[0], classes, bank)
         self.real = real
         self.bank = bank
         self.seed = seed
@@ -223,7 +225,28 @@ class SyntheticMixDataset(Dataset[Any]):
         return self._drawn[1]
 
 
-def _check_classes(classes: Sequence[str] | None, bank: SyntheticBank) -> None:
+def _opened(real: Any, bank: Any) -> SyntheticBank:
+    if isinstance(real, DataLoader):
+        raise ConfigError("A DataLoader was given; a data set was wanted: wrap its data set, then make the DataLoader.")
+    if isinstance(bank, str | Path):
+        return SyntheticBank.open(bank)
+    if not isinstance(bank, SyntheticBank):
+        raise ConfigError(
+            f"The bank is a {type(bank).__name__}; a SyntheticBank or its folder was wanted. Make one of a sampler: "
+            "SyntheticBank.generate(gan, folder, per_class=500)."
+        )
+    return bank
+
+
+def _check_classes(own: Sequence[str] | None, given: Sequence[str] | None, bank: SyntheticBank) -> None:
+    names = None if own is None else tuple(map(str, own))
+    if names is not None and names != bank.classes and sorted(names) == sorted(bank.classes):
+        raise ModelFileError(
+            f"The real data set has the classes {', '.join(names)}, the bank {', '.join(bank.classes)}: the "
+            "same names in another order, so that its labels stand for other classes there. Number the real labels "
+            f"in the bank's order, {dict(zip(bank.classes, range(len(names)), strict=True))}, and its `classes` too."
+        )
+    classes = own if given is None else given
     if classes is not None and tuple(map(str, classes)) != bank.classes:
         raise ModelFileError(
             f"The real data set has the classes {', '.join(map(str, classes))}, the bank "

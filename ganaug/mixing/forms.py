@@ -103,10 +103,13 @@ def _imitation(example: Any, stored: np.ndarray) -> Callable[[np.ndarray], Any]:
         raise ConfigError(f"The real images are {type(example).__name__}, which is not known here. {ADD_TRANSFORM}")
     dtype = str(example.dtype).removeprefix("torch.")
     if dtype != str(stored.dtype) or stored.dtype.kind not in "iu":
-        raise ConfigError(
-            f"The real images are {type(example).__name__}s of {dtype}, the bank's are {stored.dtype}: how "
-            f"your data set scales images cannot be known. {ADD_TRANSFORM}"
-        )
+        what = f"The real images are {type(example).__name__}s of {dtype}, the bank's are {stored.dtype}: "
+        if not dtype.startswith(("float", "bfloat")):
+            raise ConfigError(
+                f"{what}they hold other scales. Use a bank of a model that was trained on these very files, or pass "
+                f"transform=, a function that brings a synthetic image to the {dtype} values of the real ones."
+            )
+        raise ConfigError(f"{what}how your data set scales images cannot be known. {ADD_TRANSFORM}")
     if isinstance(example, np.ndarray):
         return _to_flat_array if example.ndim == stored.ndim - 1 and stored.shape[0] == 1 else _to_array
     if _is_meta_tensor(example):

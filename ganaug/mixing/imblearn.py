@@ -15,7 +15,7 @@ import numpy as np
 try:
     from imblearn.over_sampling.base import BaseOverSampler
 except ImportError as problem:
-    raise ImportError("GANOverSampler needs imbalanced-learn: pip install ganaug[imblearn].") from problem
+    raise ImportError("GANOverSampler needs imbalanced-learn: pip install imbalanced-learn.") from problem
 from scipy import sparse
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval

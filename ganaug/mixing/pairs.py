@@ -138,6 +138,14 @@ class LabelMap:
 
     def classes_in(self, labels: Tensor) -> Tensor:
         """Return the class that each item's label stands for, on the CPU; -1 for none. Raises ConfigError."""
+        if labels.ndim == 2 and len(labels):
+            most = labels.detach().float().amax(1)
+            # Smoothed labels all have the same maximum; those of mixed images differ by the class of their partner.
+            if float(most.max() - most.min()) > 1e-3:
+                raise ConfigError(
+                    "The labels are of images that were mixed already (MixUp, CutMix): a synthetic image would get a "
+                    "mixture's place. Put this transform before those."
+                )
         values = (labels if labels.ndim == 1 else labels.argmax(1)).cpu().long()
         if len(values) and (values.min() < 0 or values.max() >= self.num_classes):
             raise ConfigError(

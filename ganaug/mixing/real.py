@@ -191,8 +191,7 @@ def check_fits(example: Any, made: Any) -> None:
         if example.mode != made.mode:
             raise ConfigError(
                 f"The real images are PIL images of mode {example.mode!r}, the synthetic ones of "
-                f"{made.mode!r}. Convert one of them: transform=lambda image: "
-                f"image.convert({example.mode!r})."
+                f"{made.mode!r}. {_remedy_of_modes(example.mode, made.mode)}"
             )
         return
     if type(example) is not type(made):
@@ -212,6 +211,13 @@ def check_fits(example: Any, made: Any) -> None:
             f"The real images are {example.dtype}, but transform= makes {made.dtype} of the synthetic ones, "
             "which would be scaled differently. Pass the transform that your real images go through."
         )
+
+
+def _remedy_of_modes(real: str, made: str) -> str:
+    if {real, made} <= {"L", "RGB"}:
+        return f"Convert one of them: transform=lambda image: image.convert({real!r})."
+    # A deep image beside an 8-bit one would give the synthetic ones away by their scale alone.
+    return "Use a bank of a model that was trained on these very files, or read both as 8 bit."
 
 
 def _remedy(example: Any, made: Any) -> str:

@@ -11,7 +11,7 @@ try:
     from torchio import Subject
     from torchio.transforms.augmentation import RandomTransform
 except ImportError as problem:
-    raise ImportError("This transform needs TorchIO: pip install ganaug[torchio].") from problem
+    raise ImportError("This transform needs TorchIO: pip install 'torchio<2'.") from problem
 
 from ganaug.errors import ConfigError
 from ganaug.mixing.real import NOT_SYNTHETIC, label_value

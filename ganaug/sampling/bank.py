@@ -28,6 +28,7 @@ from ganaug.sampling.request import ImageSource, Request
 
 FORMAT = "ganaug-bank"
 VERSION = 1
+MAKE = "Make one: ganaug sample RUN --out DIR --format bank --per-class 500."
 REGENERATE = "Make the bank again: ganaug sample RUN --out DIR --format bank --overwrite."
 
 
@@ -67,7 +68,11 @@ class SyntheticBank:
             ModelFileError: no bank there, or one that is damaged or of another format version.
         """
         folder = Path(path).resolve()
-        header = read_json(folder / "bank.json", ModelFileError, f"Is {folder} a bank? {REGENERATE}")
+        if not (folder / "bank.json").is_file():
+            found = "is no bank (it has no bank.json)" if folder.is_dir() else "does not exist"
+            remedy = REGENERATE if (folder / "images.npy").exists() else MAKE
+            raise ModelFileError(f"{folder} {found}; the folder of a bank was wanted. {remedy}")
+        header = read_json(folder / "bank.json", ModelFileError, REGENERATE)
         kind = (header.get("format"), header.get("version")) if isinstance(header, dict) else (None, None)
         if kind != (FORMAT, VERSION):
             raise ModelFileError(

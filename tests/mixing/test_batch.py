@@ -1,6 +1,7 @@
 import copy
 import doctest
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,24 @@ def test_shares_follow_p_and_the_classes_are_drawn_evenly(bank: SyntheticBank) -
 def test_the_ends_of_p_are_exact(bank: SyntheticBank, p: float, share: float) -> None:
     mixed, _ = SyntheticMix(bank, p=p)(*batch())
     assert replaced(mixed).float().mean() == share
+
+
+def test_mixed_labels_are_refused_and_smoothed_ones_are_not(bank: SyntheticBank) -> None:
+    images = torch.rand(6, *bank.shape)
+    one_hot = torch.nn.functional.one_hot(torch.arange(6) % 3, 3).float()
+    mix = SyntheticMix(bank, p=1, seed=0)
+    mix(images, one_hot * 0.9 + 0.1 / 3)
+    with pytest.raises(ConfigError, match="Put this transform before those"):
+        mix(images, one_hot * 0.7 + 0.3 * one_hot[[0, 2, 1, 4, 5, 3]])
+
+
+def test_a_bank_that_lacks_classes_is_warned_of_where_it_would_teach_a_shortcut(tmp_path: Path) -> None:
+    bank = SyntheticBank.generate(FakeSampler(), tmp_path / "bank", counts={"b": 4})
+    with pytest.warns(UserWarning, match=r"no image of a, c, so that every synthetic item will be b"):
+        SyntheticMix(bank)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SyntheticMix(bank, classes="same")
 
 
 def test_one_hot_labels_stay_one_hot_of_their_type(bank: SyntheticBank) -> None:
@@ -180,6 +199,7 @@ def test_half_precision_and_channels_last_are_kept(bank: SyntheticBank) -> None:
     assert mixed.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.filterwarnings("ignore:The bank has no image of b")
 def test_classes_that_the_bank_lacks_are_never_drawn_and_their_items_stay(tmp_path: Path) -> None:
     bank = SyntheticBank.generate(FakeSampler(), tmp_path / "bank", counts={"a": 2, "c": 9})
     images, labels = batch(300)

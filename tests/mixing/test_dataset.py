@@ -301,7 +301,25 @@ def test_other_classes_are_refused_and_renaming_is_possible(bank: SyntheticBank)
     real.classes = ["a", "c", "b"]  # type: ignore[attr-defined]
     with pytest.raises(ModelFileError, match=r"a, c, b.*a, b, c"):
         SyntheticMixDataset(real, bank)
+    with pytest.raises(ModelFileError, match=r"same names in another order.*'a': 0, 'b': 1, 'c': 2"):
+        SyntheticMixDataset(real, bank, classes=bank.classes)  # would give labels to the wrong images
+    real.classes = ["A", "B", "C"]  # type: ignore[attr-defined]
+    with pytest.raises(ModelFileError, match=r"pass classes=bank\.classes"):
+        SyntheticMixDataset(real, bank)
     assert len(SyntheticMixDataset(real, bank, classes=bank.classes)) == 15
+
+
+def test_a_bank_may_be_a_folder_and_what_is_none_says_so(bank: SyntheticBank, tmp_path: Path) -> None:
+    real = Real(FORMS["tensor"])
+    assert len(SyntheticMixDataset(real, bank.path)) == 15
+    with pytest.raises(ModelFileError, match="nope does not exist; the folder of a bank was wanted"):
+        SyntheticMixDataset(real, tmp_path / "nope")
+    with pytest.raises(ModelFileError, match="is no bank"):
+        SyntheticMixDataset(real, tmp_path)
+    with pytest.raises(ConfigError, match="The bank is a FakeSampler; a SyntheticBank"):
+        SyntheticMixDataset(real, FakeSampler())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="wrap its data set"):
+        SyntheticMixDataset(DataLoader(real), bank)
 
 
 def test_labels_that_do_not_fit_are_refused(bank: SyntheticBank) -> None:
