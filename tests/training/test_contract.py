@@ -169,11 +169,11 @@ def test_with_labels_ignored_the_samples_of_either_class_cover_the_modes_of_both
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 def test_each_class_finds_its_own_modes_and_stays_in_them(arch: str) -> None:
-    for label, found in enumerate(_learn(DEFAULT.loss, arch, steps=STEPS, classes=2)):
+    # With a fixed γ `style` loses a mode of a class on some seeds (docs/results/contract.md).
+    for label, found in enumerate(_learn(DEFAULT.loss, arch, steps=STEPS, classes=2, confidence=(0.56, 0.61))):
         own = float(found.shares[label::2].sum())
         _print_row(f"{arch}, class {label}", found, f"{own / found.near:.3f} in its own")
-        # `style` lost one of class 0's four modes with the same settings; why is not known (docs/results/contract.md).
-        assert found.modes(of=MODES // 2) >= MODES // 2 - (arch == "style")
+        assert found.modes(of=MODES // 2) == MODES // 2
         assert found.near > 0.55
         assert own / found.near > 0.95
 
