@@ -9,8 +9,8 @@ The bank's images are a hole in a sparse file (zeros, no disk space); its column
 pages count) at the end, less that of a worker that does the same with a data set of two images in memory. The last rows
 hold an item of a small bank, read and made a float tensor, against the same images in memory, and against the forward
 and backward pass of a ResNet-18; all in seconds of one thread's CPU clock. `--epochs` trains: epochs with the bank and
-epochs with the same images in memory take turns; loading and
-steps are timed apart, as a step varies by more than loading costs.
+epochs with the same images in memory take turns; loading and steps are timed apart, as a step varies by more than
+loading costs.
 """
 
 from __future__ import annotations

@@ -97,12 +97,8 @@ class SyntheticMix(RandomizableTransform):
         self.axes = axes
         self.position: int | None = None
         """Where in the bank the image of the last draw stands; None if that item stays as it is."""
-        self._order: np.ndarray | None = None
         self._worker: int | None = None
         self._looked = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_order": None}
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -133,9 +129,7 @@ class SyntheticMix(RandomizableTransform):
         if self.classes == "balanced":
             index = int(self.R.choice(np.flatnonzero(held)))
         if held[index]:
-            if self._order is None:
-                self._order = np.argsort(self.bank.labels, kind="stable")
-            self.position = int(self._order[sum(held[:index]) + self.R.randint(held[index])])
+            self.position = int(self.bank.positions(index, np.array([self.R.randint(held[index])]))[0])
 
     def __call__(self, img: Any, label: Any = None, randomize: bool = True) -> tuple[Any, Any]:
         """Return the image (channels first) and its label, or those that take their place."""

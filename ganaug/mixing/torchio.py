@@ -41,11 +41,11 @@ class SyntheticMix(RandomTransform):
         label = label_value(subject[self.label_key])
         if not 0 <= label < len(self.bank.classes):
             raise ConfigError(f"The label is {label}; 0 to {len(self.bank.classes) - 1} was wanted.")
-        held = self.bank.positions(label)
-        if torch.rand(()) >= self.share or not len(held):
+        held = self.bank.counts[self.bank.classes[label]]
+        if torch.rand(()) >= self.share or not held:
             subject.update({key: subject.get(key, value) for key, value in NOT_SYNTHETIC.items()})
             return subject
-        position = int(held[torch.randint(len(held), ())])
+        position = int(self.bank.positions(label, torch.randint(held, (1,)).numpy())[0])
         for image in subject.get_images(intensity_only=True, include=self.include, exclude=self.exclude):
             frame = in_world(len(self.bank.shape) - 1, image.affine, image.spatial_shape)
             new = turned(self.bank.image(position), *frame, image.affine)
