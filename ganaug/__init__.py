@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ganaug.mixing import SyntheticMix, SyntheticMixDataset
-    from ganaug.sampling import Sampler, SyntheticBank, load
+    from ganaug.sampling import Sampler, SyntheticBank, Translator, load
     from ganaug.training.fit import fit
     from ganaug.training.run import Run
 
@@ -21,12 +21,13 @@ _HOMES = {
     "Run": "ganaug.training.run",
     "load": "ganaug.sampling",
     "Sampler": "ganaug.sampling",
+    "Translator": "ganaug.sampling",
     "SyntheticBank": "ganaug.sampling",
     "SyntheticMixDataset": "ganaug.mixing",
     "SyntheticMix": "ganaug.mixing",
 }
 
-__all__ = ["Run", "Sampler", "SyntheticBank", "SyntheticMix", "SyntheticMixDataset", "fit", "load"]
+__all__ = ["Run", "Sampler", "SyntheticBank", "SyntheticMix", "SyntheticMixDataset", "Translator", "fit", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,9 @@ INTENSITIES = ("auto", "uint8", "window", "percentiles", "per-file")
 PENALTIES = ("auto", "r1r2", "r1", "gradient-penalty", "clip", "none")
 LABELS = ("class", "ignored")
 CLASS_IN = ("input", "fine", "input+fine", "input+all")
+RULES = ("auto", "style", "class")
+PAIRINGS = ("labels", "none")
+OUTPUTS = ("auto", "residual", "direct")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class FitConfig:
     model: str = "conditional"
     """The GAN to train: a module of `ganaug.training.gans`."""
     arch: str = "modern"
-    """The networks: a module of `ganaug.models.archs`."""
+    """The networks: a module of `ganaug.models.archs`, or for translation of `ganaug.models.translators`."""
     loss: str = "relativistic"
     """The adversarial loss: a module of `ganaug.training.losses`."""
     labels: str = "class"
@@ -92,8 +95,10 @@ class FitConfig:
 
     lr: Pair = (2e-4, 5e-5)
     """Learning rate of both networks."""
+    beta1: float = 0.0
+    """Adam's first-moment decay."""
     beta2: Pair = (0.9, 0.99)
-    """Adam's second-moment decay (β1 is 0)."""
+    """Adam's second-moment decay."""
     gamma: Pair = (1.0, 0.1)
     """Weight γ of the zero-centered gradient penalties R1 and R2."""
     confidence: Pair = (0.0, 0.0)
@@ -128,6 +133,37 @@ class FitConfig:
     ones."""
     augment_rare: float = 0.0
     """Rare classes are augmented with probability p · (n_max / n_c)^augment_rare, at most 0.5."""
+    domains: tuple[str, ...] | None = None
+    """What to translate between: names of classes, or of the sites or contrasts in the `domain` column of a
+    ``metadata.csv``; None takes all."""
+    rule: str = "auto"
+    """The label of a translated image: 'style' keeps its own (another scanner, another contrast), 'class' takes the
+    target's (healthy to diseased); 'auto' where the folder tells."""
+    degrade: str | None = None
+    """Paired training on the folder's own images and degraded copies: 'downsample=4' for super-resolution, 'kspace=4'
+    for accelerated MR."""
+    pairing: str = "labels"
+    """Batches under rule 'style': 'labels' draws the same classes from every domain, so that there is nothing to gain
+    from adding or removing a lesion; 'none' draws each domain as it is."""
+    cycle_weight: float = 10.0
+    """Weight of |x'' - x|, an image there and back, in the generators' loss (Zhu et al. 2017, equation 3)."""
+    identity_weight: Pair = (5.0, 5.0)
+    """Weight of |G(y) - y|, an image that is in the target domain already (Zhu et al. 2017, section 5.2)."""
+    gradient_weight: float = 1.0
+    """Weight of gradient consistency: edges stay where they are (Hiasa et al. 2018)."""
+    paired_weight: float = 100.0
+    """Weight of |G(x) - y| in paired training (Isola et al. 2017, equation 4)."""
+    mask_weight: float = 0.1
+    """Weight of the mean of the mask that confines changes, under rule 'class'; 0 has no mask."""
+    code_noise: float = 0.03
+    """Standard deviation of the noise on a translated image before it goes back: it drowns codes in which a generator
+    would hide what it removed (Chu et al. 2017)."""
+    pool: int = 50
+    """Earlier translations of each domain and class that the discriminator is shown again (Shrivastava et al. 2017)."""
+    output: str = "auto"
+    """'residual': a generator makes the difference to its input; 'direct': the image itself; 'auto': residual under
+    rule 'class' and between sites, direct between classes that are contrasts."""
+
     augment: str = "safe"
     """Discriminator augmentation: a profile of `ganaug.training.augment`."""
     augment_p: Pair = (0.0, 0.3)
@@ -186,6 +222,20 @@ class FitConfig:
                 "two fractions of the training, the first not above the second",
             ),
             "embedding_noise": (self.embedding_noise >= 0, "at least 0"),
+            "domains": (
+                self.domains is None or 2 <= len({*self.domains}) == len(self.domains),
+                "two or more different names, such as --domains t2,flair",
+            ),
+            "rule": (self.rule in RULES, _one_of(RULES)),
+            "pairing": (self.pairing in PAIRINGS, _one_of(PAIRINGS)),
+            "output": (self.output in OUTPUTS, _one_of(OUTPUTS)),
+            "cycle_weight": (self.cycle_weight >= 0, "at least 0"),
+            "identity_weight": (min(self.identity_weight) >= 0, "at least 0"),
+            "gradient_weight": (self.gradient_weight >= 0, "at least 0"),
+            "paired_weight": (self.paired_weight >= 0, "at least 0"),
+            "mask_weight": (self.mask_weight >= 0, "at least 0"),
+            "code_noise": (self.code_noise >= 0, "at least 0"),
+            "pool": (0 <= self.pool <= 10_000, "0 to 10000"),
             "augment_rare": (0 <= self.augment_rare <= 1, "between 0 and 1"),
             "class_power": (0 <= self.class_power <= 1, "between 0 and 1"),
             "gamma": (min(self.gamma) >= 0, "at least 0"),
@@ -194,6 +244,7 @@ class FitConfig:
                 "twice 0, or between 0.5 and 1",
             ),
             "lr": (min(self.lr) > 0, "above 0"),
+            "beta1": (0 <= self.beta1 < 1, "at least 0 and below 1"),
             "beta2": (min(self.beta2) >= 0 and max(self.beta2) < 1, "at least 0 and below 1"),
             "augment_p": (min(self.augment_p) >= 0 and max(self.augment_p) <= 1, "between 0 and 1"),
             "precision": (self.precision in ("auto", "bf16", "fp32"), "'auto', 'bf16' or 'fp32'"),

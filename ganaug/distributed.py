@@ -113,6 +113,18 @@ def of_any(flag: bool) -> bool:
     return bool(value)
 
 
+def from_all(tensor: Tensor) -> Tensor:
+    """Return the rows of all processes (equally many of each, N×…), in the order of their ranks."""
+    if world_size() == 1:
+        return tensor
+    import torch
+    from torch import distributed
+
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
 def sum_over_processes(tensors: Sequence[Tensor]) -> None:
     """Replace each float tensor by its sum over all processes, in one transfer; nothing to do for one process."""
     if world_size() == 1:

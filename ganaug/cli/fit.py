@@ -23,7 +23,35 @@ if TYPE_CHECKING:
     default="conditional",
     show_default=True,
     metavar="NAME",
-    help="The kind of GAN: conditional (class-conditional images from noise).",
+    help="The kind of GAN: conditional (images of each class, from noise), cyclegan (images of one class, site or "
+    "contrast turned into another; no pairs needed) or pix2pix (the same from pairs).",
+)
+@click.option(
+    "--domains",
+    metavar="A,B[,…]",
+    default=None,
+    show_default="all classes, or the table's domains",
+    help="What to translate between: classes, or values of metadata.csv's column domain.",
+)
+@click.option(
+    "--rule",
+    type=click.Choice(["style", "class"]),
+    default=None,
+    show_default="as the folder tells",
+    help="What becomes of the label in translation: style keeps it (scanner, contrast), class takes the target's.",
+)
+@click.option(
+    "--target",
+    type=FOLDER,
+    default=None,
+    help="With cyclegan: images of another site, labelled or not, that those of DATA are to look like.",
+)
+@click.option(
+    "--degrade",
+    metavar="KIND=FACTOR",
+    default=None,
+    help="With pix2pix: learn to restore DATA's own images from degraded copies: downsample=4 (super-resolution) or "
+    "kspace=4 (accelerated MR).",
 )
 @click.option(
     "--recipe",
@@ -76,6 +104,10 @@ def fit(
     data: Path,
     out: Path,
     model: str,
+    domains: str | None,
+    rule: str | None,
+    target: Path | None,
+    degrade: str | None,
     recipe: str,
     minutes: float | None,
     kimg: float | None,
@@ -112,6 +144,9 @@ def fit(
         "channels": channels and int(channels),
         "slices": slices,
         "window": _parse_window(window),
+        "domains": domains and [name.strip() for name in domains.split(",")],
+        "rule": rule,
+        "degrade": degrade,
     }
     settings |= {key: value for key, value in given.items() if value is not None}
     context = click.get_current_context()
@@ -124,8 +159,7 @@ def fit(
     from ganaug.distributed import is_main, processes
     from ganaug.files import check_output
     from ganaug.training.fit import fit as run_fit
-    from ganaug.training.fit import scan_for
-    from ganaug.training.plan import make_plan
+    from ganaug.training.fit import plan_for
     from ganaug.training.run import Run
 
     context.with_resource(processes())
@@ -133,11 +167,10 @@ def fit(
     if not resume:
         if not dry_run and is_main():
             check_output(out, overwrite=overwrite, options="--resume or --overwrite")
-        manifest = scan_for(data, recipe, settings, group_regex=group_regex, show_progress=not json_)
-        plan = make_plan(manifest, recipe=recipe, settings=settings)
+        plan, manifest = plan_for(data, recipe, settings, group_regex, target=target, show_progress=not json_)
         if not json_ and is_main():
             counts = ", ".join(f"{name}: {count}" for name, count in plan.manifest.counts.items())
-            click.echo(f"{len(plan.manifest)} images: {counts}")
+            click.echo(f"{len(plan.manifest)} images{': ' if counts else ''}{counts}")
             for sentence in (*left_out(manifest), *plan.reasons):
                 click.echo(sentence)
     if dry_run:
@@ -154,6 +187,7 @@ def fit(
         out,
         recipe=recipe,
         group_regex=group_regex,
+        target=target,
         resume=resume,
         overwrite=overwrite,
         show_progress=not json_,

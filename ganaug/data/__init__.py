@@ -13,7 +13,7 @@ from ganaug.data.manifest import (
     require_trainable,
     resolve_channels,
 )
-from ganaug.data.reading import scan
+from ganaug.data.reading import scan, scan_unlabelled
 from ganaug.data.scales import choose_map
 from ganaug.data.split import split_by_group, split_three
 from ganaug.data.tensors import load_images, load_tensor, read_item
@@ -39,6 +39,7 @@ __all__ = [
     "resize_image",
     "resolve_channels",
     "scan",
+    "scan_unlabelled",
     "split_by_group",
     "split_three",
     "to_grid",

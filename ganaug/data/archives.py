@@ -70,10 +70,11 @@ def member_names(path: Path) -> tuple[str, ...]:
     return _names(*_identity(path))
 
 
-def tables(path: Path) -> dict[str, tuple[str, str]]:
+def tables(path: Path, *, labelled: bool = True) -> dict[str, tuple[str, str]]:
     """Return the names of the arrays with images and with labels, by the name of their part.
 
-    The parts are ``train``, ``val`` and ``test``, or ``images`` alone where the archive has no splits.
+    The parts are ``train``, ``val`` and ``test``, or ``images`` alone where the archive has no splits. With `labelled`
+    False the arrays with labels may be missing.
 
     Raises:
         DataError: the archive cannot be read, or has no arrays of such names.
@@ -84,14 +85,17 @@ def tables(path: Path) -> dict[str, tuple[str, str]]:
         if not found:
             continue
         for images, labels in found.values():
-            if labels not in names:
+            if labelled and labels not in names:
                 raise DataError(f"{path}: has {images} but no {labels}; save the labels beside the images")
         return found
     held = few(sorted(names)) or "no arrays"
-    raise DataError(
-        f"{path}: holds {held}; train_images and train_labels (and the same with val and test), x_train and y_train, "
-        "images and labels, or x and y were wanted: save the arrays under such names"
+    wanted = (
+        "train_images and train_labels (and the same with val and test), x_train and y_train, images and labels, or x "
+        "and y"
+        if labelled
+        else "train_images (and the same with val and test), x_train, images, or x"
     )
+    raise DataError(f"{path}: holds {held}; {wanted} were wanted: save the arrays under such names")
 
 
 def open_member(path: Path, name: str, *, limit: int = MAX_BYTES) -> np.ndarray:
@@ -149,7 +153,7 @@ def decode_part(root: Path, path: str, part: str) -> Decoded:
     """
     archive = root / path
     match = _PART.fullmatch(part)
-    images, _ = tables(archive).get(match[1], ("", "")) if match else ("", "")
+    images, _ = tables(archive, labelled=False).get(match[1], ("", "")) if match else ("", "")
     if match is None or not images:
         raise DataError(f"{archive}: has no part {printable(part)}; the archive has changed: run the command again")
     array = as_images(open_member(archive, images), archive, images)

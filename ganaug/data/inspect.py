@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ganaug.data.copies import copy_problems
-from ganaug.data.manifest import Item, Manifest
+from ganaug.data.manifest import UNKNOWN, Item, Manifest
 from ganaug.data.mixtures import mixture_problems
 from ganaug.data.names import count, few, printable
 from ganaug.data.problems import class_problems, file_problems, group_problems, side_problems
@@ -42,14 +42,17 @@ def inspect_manifest(manifest: Manifest) -> dict[str, Any]:
         ``classes``: a list with ``name, images, groups``; ``depth, height, width`` (smallest, median, largest; None
         without volumes or images) in pixels; ``spacing``, the same for each axis in mm; ``formats, modes, channels,
         dtypes, orientations, splits`` (images of each); ``intensity`` (smallest, largest stored value).
-        ``images, groups, unreadable, ignored``: totals.
+        ``images, groups, unreadable, ignored``: totals; ``unknown``: the images whose class is not known.
+        ``domains``: by the name of each domain ``images`` and, for the classes that it has, ``classes`` (images of
+        each); empty where the table names none.
         ``imbalance``: the largest class over the smallest one that has images.
         ``problems``: a list with ``kind, level, message, files`` (see `ganaug.data.problems.Problem`).
         ``advice``: `class_advice` on the images that may be trained on.
     """
     by_class: list[list[Item]] = [[] for _ in manifest.classes]
     for item in manifest.items:
-        by_class[item.label].append(item)
+        if item.label != UNKNOWN:
+            by_class[item.label].append(item)
     sizes = [len(items) for items in by_class if items]
     return {
         "root": str(manifest.root),
@@ -58,6 +61,8 @@ def inspect_manifest(manifest: Manifest) -> dict[str, Any]:
         "groups": len({item.group for item in manifest.items}),
         "unreadable": len(manifest.skipped),
         "ignored": len(manifest.ignored),
+        "unknown": sum(item.label == UNKNOWN for item in manifest.items),
+        "domains": _domains(manifest),
         "imbalance": round(max(sizes) / min(sizes), 2) if sizes else None,
         "problems": [
             *file_problems(manifest),
@@ -105,6 +110,19 @@ def _summary(items: list[Item]) -> dict[str, Any]:
     }
 
 
+def _domains(manifest: Manifest) -> dict[str, Any]:
+    found = Counter((item.domain, item.label) for item in manifest.items)
+    return {
+        name: {
+            "images": images,
+            "classes": {
+                label: found[name, index] for index, label in enumerate(manifest.classes) if found[name, index]
+            },
+        }
+        for name, images in manifest.domains.items()
+    }
+
+
 def _counts(values: Iterable[str]) -> dict[str, int]:
     return dict(sorted((value, n) for value, n in Counter(values).items() if value))
 
@@ -126,6 +144,10 @@ def format_report(report: dict[str, Any]) -> str:
     """Return the report of `inspect_manifest` as text with aligned columns; a few names a problem."""
     totals = f"{count(report['images'], 'image')} in {count(len(report['classes']), 'class', 'classes')}"
     lines = [f"{printable(report['root'])}: {totals}, {count(report['groups'], 'group')}"]
+    if report["unknown"]:
+        lines.append(f"{count(report['unknown'], 'image')} of unknown class")
+    if report["domains"]:
+        lines.append(_domains_line(report))
     if report["imbalance"]:
         lines.append(f"largest class : smallest class = {report['imbalance']:g} : 1")
     lines += ["", *_table(report["classes"]), ""]
@@ -136,6 +158,14 @@ def format_report(report: dict[str, Any]) -> str:
     if notes:
         lines += ["", f"{count(len(notes), 'note')}:", *_listed(notes)]
     return "\n".join([*lines, "", *_advice_lines(report["advice"])])
+
+
+def _domains_line(report: dict[str, Any]) -> str:
+    images = {name: row["images"] for name, row in report["domains"].items()}
+    named = few([f"{name} ({count(n, 'image')})" for name, n in images.items()])
+    unnamed = report["images"] - sum(images.values())
+    line = f"{count(len(images), 'domain')}: {named}"
+    return f"{line}; {count(unnamed, 'image')} without one" if unnamed else line
 
 
 def _table(classes: list[dict[str, Any]]) -> list[str]:

@@ -17,6 +17,9 @@ from ganaug.errors import ConfigError, DataError
 MAX_UNREADABLE = 0.10
 """The share of unreadable files up to which they are skipped; more of them is an error."""
 
+UNKNOWN = -1
+"""Label of an image whose class is not known."""
+
 TRAINED = ("", "train", "training")
 """Names of the splits that a generator may be trained on; without a name everything is."""
 
@@ -28,7 +31,7 @@ class Item:
     path: str
     """POSIX path relative to the manifest's root: the file, the archive, or the first file of a DICOM series."""
     label: int
-    """Index into the manifest's classes."""
+    """Index into the manifest's classes; `UNKNOWN` where no class is known."""
     group: str
     """What a split must not cut: the patient where that is known, otherwise the file's content."""
     sha256: str
@@ -40,6 +43,8 @@ class Item:
     """Stored type, such as ``uint8`` or ``int16``."""
     split: str = ""
     """The split that the user's table names for it, in lower case; empty where none is named."""
+    domain: str = ""
+    """The site, scanner or contrast that the user's table names for it; empty where none is named."""
     minimum: float = 0.0
     """Smallest value of the file, in stored units."""
     maximum: float = 255.0
@@ -98,13 +103,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The images of a labelled folder."""
+    """The images of a folder, labelled or not."""
 
     root: Path
     classes: tuple[str, ...]
-    """Class names, sorted; a class may have no image."""
+    """Class names, sorted unless somebody chose an order; a class may have no image. Empty where none is known."""
     items: tuple[Item, ...]
-    """Readable images, sorted by path."""
+    """Readable images, sorted by path; those of two joined sites one site after the other."""
     skipped: tuple[tuple[str, str], ...] = ()
     """Path and reason of every image that could not be read."""
     ignored: tuple[str, ...] = ()
@@ -115,7 +120,7 @@ class Manifest:
 
     @property
     def labels(self) -> np.ndarray:
-        """Class indices of the items, int64."""
+        """Class indices of the items, int64; `UNKNOWN` where no class is known."""
         return np.array([item.label for item in self.items], dtype=np.int64)
 
     @property
@@ -126,9 +131,15 @@ class Manifest:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of images by class name, in the order of the classes."""
+        """Number of images by class name, in the order of the classes; images of unknown class are not among them."""
         found = Counter(item.label for item in self.items)
         return {name: found[label] for label, name in enumerate(self.classes)}
+
+    @property
+    def domains(self) -> dict[str, int]:
+        """Number of images by domain, sorted by name; images without a domain are not among them."""
+        found = Counter(item.domain for item in self.items)
+        return {name: found[name] for name in sorted(found) if name}
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Manifest:
         """Return a manifest of the items at `indices`, in that order, with the same root and classes."""

@@ -88,7 +88,7 @@ class JoinedSeries:
         self.path: Path | None = None
         if folder is not None:
             known = [[entry.path, _signature(f"{root}{os.sep}{entry.path}")] for entry in entries]
-            labels = [[entry.label, entry.group, entry.split] for entry in entries]
+            labels = [[entry.label, entry.group, entry.split, entry.domain] for entry in entries]
             text = json.dumps([VERSION, str(root), known, labels])
             self.path = folder / "series" / f"{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
 

@@ -78,13 +78,13 @@ def class_problems(manifest: Manifest) -> Iterator[Problem]:
     """Yield the classes that are too small to train."""
     counts = list(manifest.counts.values())
     for kind, n in (("empty_class", 0), ("one_image_class", 1)):
-        names = [f"'{name}'" for name, found in zip(manifest.classes, counts, strict=True) if found == n]
-        if names:
+        small = {label: f"'{manifest.classes[label]}'" for label, found in enumerate(counts) if found == n}
+        if small:
             message = (
-                f"{count(len(names), 'class', 'classes')} with {'1 image' if n else 'no image'} ({few(names)}); at "
-                "least 2 are needed to train: add images, or move the class out"
+                f"{count(len(small), 'class', 'classes')} with {'1 image' if n else 'no image'} "
+                f"({few([*small.values()])}); at least 2 are needed to train: add images, or move the class out"
             )
-            yield problem(kind, message, (item.name for item in manifest.items if counts[item.label] == n))
+            yield problem(kind, message, (item.name for item in manifest.items if item.label in small))
 
 
 def group_problems(items: Sequence[Item]) -> Iterator[Problem]:

@@ -1,10 +1,10 @@
-"""`scan`: a labelled folder to a `Manifest`, every file decoded once."""
+"""`scan` and `scan_unlabelled`: a folder to a `Manifest`, every file decoded once."""
 
 from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,8 +13,8 @@ from pathlib import Path
 from ganaug.data.ahead import Ahead, Found, GridOf, examine_all
 from ganaug.data.examine import Examiner, Facts
 from ganaug.data.geometry import PLANES
-from ganaug.data.layouts import Entry, Listing, layouts
-from ganaug.data.manifest import MAX_UNREADABLE, Item, Manifest, require_readable
+from ganaug.data.layouts import Entry, Listing, _unlabelled, layouts
+from ganaug.data.manifest import MAX_UNREADABLE, UNKNOWN, Item, Manifest, require_readable
 from ganaug.data.memory import JoinedSeries, Memory
 from ganaug.data.names import count, few
 from ganaug.data.series import join_series, leftovers, may_be_dicom
@@ -37,8 +37,8 @@ def scan(
     is taken from the cache.
 
     Args:
-        root: ``ROOT/<class>/**/<file>``, a folder with ``metadata.csv`` (``file_name,label[,group,split]``), or a
-            MedMNIST-style ``.npz`` archive.
+        root: ``ROOT/<class>/**/<file>``, a folder with ``metadata.csv`` (``file_name,label[,group,split,domain]``),
+            or a MedMNIST-style ``.npz`` archive.
         group_regex: searched in each POSIX path relative to `root`; its first capture group, or the whole
             match, is the item's group. Without it the table's ``group`` column counts, then the patient that a DICOM
             file names (unless all name the same), and where these are silent the file's content, so that each image
@@ -55,10 +55,52 @@ def scan(
         DataError: the folder, its labels or too many of its files cannot be used.
         ConfigError: `group_regex` is not a regular expression, or `slices` is no plane.
     """
+    return _scan(root, _listing, group_regex, slices, detail, max_unreadable, show_progress, grid_of)
+
+
+def scan_unlabelled(
+    path: str | Path,
+    *,
+    group_regex: str | None = None,
+    slices: str | None = None,
+    show_progress: bool = False,
+    grid_of: GridOf | None = None,
+) -> Manifest:
+    """Read images whose classes are not known; otherwise as `scan`, whose limits and errors these are too.
+
+    Args:
+        path: a folder of images, flat or nested in any way (the names of its sub-folders say nothing); a folder with
+            ``metadata.csv``, of which ``file_name`` and, where it has them, ``group``, ``split`` and ``domain`` are
+            read; or an ``.npz`` archive, whose labels are ignored.
+        group_regex: see `scan`.
+        slices: see `scan`.
+        show_progress: see `scan`.
+        grid_of: see `scan`.
+
+    Returns:
+        A manifest without classes; the label of every item is `UNKNOWN`.
+
+    Raises:
+        DataError: there are no images, too many of them cannot be read, or the sub-folders are splits.
+        ConfigError: see `scan`.
+    """
+    return _scan(path, _unlabelled_listing, group_regex, slices, False, MAX_UNREADABLE, show_progress, grid_of)
+
+
+def _scan(
+    path: str | Path,
+    listing_of: Callable[[Path, Path], Listing],
+    group_regex: str | None,
+    slices: str | None,
+    detail: bool,
+    max_unreadable: float,
+    show_progress: bool,
+    grid_of: GridOf | None,
+) -> Manifest:
     if slices is not None and slices not in PLANES:
         raise ConfigError(f"slices = {slices!r} was given; one of {', '.join(PLANES)} was wanted.")
-    shown, root = Path(root), Path(root).resolve()
-    listing = _listing(shown, root)
+    shown, root = Path(path), Path(path).resolve()
+    listing = listing_of(shown, root)
     root = root if root.is_dir() else root.parent
     entries, beside = _joined(root, _grouped(listing.entries, group_regex), show_progress)
     listing = replace(listing, ignored=tuple(sorted((*listing.ignored, *beside))))
@@ -120,7 +162,7 @@ def _joined(root: Path, entries: tuple[Entry, ...], show_progress: bool) -> tupl
 
 def _manifest(root: Path, listing: Listing, entries: Sequence[Entry], found: Sequence[Found]) -> Manifest:
     """Put entries and facts together."""
-    labels = {name: index for index, name in enumerate(listing.classes)}
+    labels = {"": UNKNOWN} | {name: index for index, name in enumerate(listing.classes)}
     patients = {facts.patient for several in found if not isinstance(several, str) for facts in several} - {""}
     # Anonymized sets often name one patient for all, which says nothing.
     trusted = len(patients) > 1
@@ -146,6 +188,7 @@ def _item(entry: Entry, facts: Facts, label: int, trusted: bool) -> Item:
         channels=facts.channels,
         dtype=facts.dtype,
         split=entry.split,
+        domain=entry.domain,
         minimum=facts.minimum,
         maximum=facts.maximum,
         low=facts.low,
@@ -173,6 +216,14 @@ def _listing(shown: Path, root: Path) -> Listing:
         if layout.matches(root):
             return layout.listing(root)
     raise DataError(f"{shown} is a file. A folder with one sub-folder for each class was wanted.")
+
+
+def _unlabelled_listing(shown: Path, root: Path) -> Listing:
+    if not root.exists():
+        raise DataError(f"{shown} does not exist. {_unlabelled.WANTED}")
+    if not _unlabelled.matches(root):
+        raise DataError(f"{shown} is a file. {_unlabelled.WANTED}")
+    return _unlabelled.listing(root)
 
 
 def _grouped(entries: tuple[Entry, ...], group_regex: str | None) -> tuple[Entry, ...]:

@@ -54,7 +54,7 @@ def join_series(root: Path, entries: Sequence[Entry], *, show_progress: bool = F
     position of its own. Where several lie at one position and something tells them apart (echo, time point, kind of
     image), each of these is a volume. Everything else stays as it is: localizers, time points that nothing tells
     apart, files without a position, and files that cannot be read, which the reader will report. So do the series
-    whose files differ in label, group or split: somebody labelled them slice by slice.
+    whose files differ in label, group, split or domain: somebody labelled them slice by slice.
 
     Returns:
         All entries, sorted by path; that of a volume is the path of its first file.
@@ -75,7 +75,7 @@ def join_series(root: Path, entries: Sequence[Entry], *, show_progress: bool = F
     labels: dict[tuple[str, ...], dict[str, set[tuple[str, ...]]]] = defaultdict(lambda: defaultdict(set))
     for entry, header in zip(candidates, headers, strict=True):
         if header is not None:
-            label = (entry.label, entry.group, entry.split)
+            label = (entry.label, entry.group, entry.split, entry.domain)
             labels[header.series][header.instance or entry.path].add(label)
             places[(PurePosixPath(entry.path).parent, label, header.series, header.size)].append((entry, header))
     # A copy of a whole series under another label does not make it labelled by slice.

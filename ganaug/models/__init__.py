@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -36,9 +36,15 @@ def build_network(
     `settings` may hold more than the network needs (all of a `FitConfig`): the network's signature picks its own.
     """
     kind = getattr(load_plugin("ganaug.models.archs", arch), part)
+    return kind(**network_arguments(kind, settings, {"size": tuple(size), "channels": channels, "classes": classes}))
+
+
+def network_arguments(
+    kind: Callable[..., nn.Module], settings: Mapping[str, Any], fixed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return those of `settings` that the network `kind` takes, and `fixed` over them."""
     wanted = inspect.signature(kind).parameters
-    chosen = {key: value for key, value in settings.items() if key in wanted}
-    return kind(**{**chosen, "size": tuple(size), "channels": channels, "classes": classes})
+    return {**{key: value for key, value in settings.items() if key in wanted}, **fixed}
 
 
 def channels_last(x: Tensor) -> Tensor:

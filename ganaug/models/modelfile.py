@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ganaug.data.intensity import IntensityMap
 from ganaug.errors import ConfigError, GanaugError, ModelFileError
 from ganaug.files import sha256_file, write_atomic
 from ganaug.models import build_network, place
+from ganaug.models.translation import Translation, build_translation
 
 FORMAT = 1
 FILE_NAME = "generator.safetensors"
@@ -52,6 +54,8 @@ class ModelHeader:
     """Where the voxels of a volume lie; None for images, and where the training files do not tell."""
     source_format: str = ""
     """The most frequent format of the training files, such as 'PNG' or 'NIfTI'; '' unknown."""
+    translation: Translation | None = None
+    """What a translation model translates between; None for a model that makes images from latents."""
 
     def to_json(self) -> str:
         """Return the header as a JSON text."""
@@ -60,6 +64,7 @@ class ModelHeader:
             "format": FORMAT,
             "intensity": self.intensity.to_dict(),
             "geometry": None if self.geometry is None else self.geometry.to_dict(),
+            "translation": None if self.translation is None else self.translation.to_dict(),
         }
         return json.dumps(values, sort_keys=True)
 
@@ -85,6 +90,7 @@ class ModelHeader:
                 # Files of the first version of this format have neither.
                 geometry=None if values.get("geometry") is None else Geometry.from_dict(values["geometry"]),
                 source_format=str(values.get("source_format", "")),
+                translation=None if not values.get("translation") else Translation.from_dict(values["translation"]),
             )
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as problem:
             raise ModelFileError(f"The header of the model file is damaged ({problem!r}). {_AGAIN}") from None
@@ -130,14 +136,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
     try:
         settings = vars(FitConfig().updated({**header.settings, "device": "auto"}, source="model file"))
         with torch.device("meta"):  # no memory until the shapes are known to agree
-            generator = build_network(
-                header.settings["arch"],
-                "Generator",
-                settings,
-                size=header.size,
-                channels=header.channels,
-                classes=len(header.classes),
-            )
+            generator = _build(header, settings)
         expected = {key: tuple(value.shape) for key, value in generator.state_dict().items()}
         _check_shapes(path, expected)
         weights = load_file(path)
@@ -158,6 +157,19 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
         raise ModelFileError(f"The model file {path} cannot be loaded ({problem}). {_AGAIN}") from None
     generator = place(generator, device).requires_grad_(False).eval()
     return generator, header, sha256_file(path)
+
+
+def _build(header: ModelHeader, settings: Mapping[str, Any]) -> nn.Module:
+    if header.translation is not None:
+        return build_translation(settings, header.translation, size=header.size, channels=header.channels)
+    return build_network(
+        header.settings["arch"],
+        "Generator",
+        settings,
+        size=header.size,
+        channels=header.channels,
+        classes=len(header.classes),
+    )
 
 
 def read_header(path: Path) -> ModelHeader:

@@ -7,11 +7,11 @@ import io
 import json
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,8 +23,11 @@ from ganaug.sampling.counts import requested_counts, slices_of
 from ganaug.sampling.folder import continued, write_file
 from ganaug.sampling.growing import grow_npy
 from ganaug.sampling.leak import MANIFEST, manifest_in
-from ganaug.sampling.provenance import provenance
-from ganaug.sampling.request import ImageSource, Request
+from ganaug.sampling.provenance import provenance, source_of
+from ganaug.sampling.request import BankRequest, ImageSource, Request
+
+if TYPE_CHECKING:
+    from ganaug.sampling.translator import Translator
 
 FORMAT = "ganaug-bank"
 VERSION = 1
@@ -36,7 +39,7 @@ REGENERATE = "Make the bank again: ganaug sample RUN --out DIR --format bank --o
 class SyntheticBank:
     """Synthetic images with their classes and origin, in a folder of ``.npy`` files and a JSON header.
 
-    Open one with `SyntheticBank.open`, make one with `SyntheticBank.generate`. Opening reads the headers
+    Open one with `SyntheticBank.open`, make one with `SyntheticBank.generate` or `SyntheticBank.translate`. Opening reads the headers
     alone, however many images there are; arrays are mapped on first use and never pickled, so that an
     instance is safe and cheap to send to data-loading workers.
     """
@@ -56,9 +59,11 @@ class SyntheticBank:
     model_sha256: str
     """SHA-256 of the model file that made the images."""
     column_sha256: dict[str, str]
-    """SHA-256 of the label and index columns, checked when each is first used."""
+    """SHA-256 of the label and index columns, and of the sources of translated images, checked when each is first
+    used."""
     train_manifest_sha256: str = ""
-    """SHA-256 of the bank's copy of the run's ``train_manifest.json``; empty if it has none."""
+    """SHA-256 of the bank's copy of the run's ``train_manifest.json``, which of translated images also has the hashes of
+    their sources; empty if it has none."""
 
     @classmethod
     def open(cls, path: str | Path) -> SyntheticBank:
@@ -90,7 +95,10 @@ class SyntheticBank:
                 seed=int(header["seed"]),
                 truncation=float(header["truncation"]),
                 model_sha256=str(header["model_sha256"]),
-                column_sha256={name: str(header["sha256"][name]) for name in ("labels", "indices")},
+                column_sha256={
+                    name: str(header["sha256"][name])
+                    for name in ("labels", "indices", *(["sources"] if "sources" in header["sha256"] else []))
+                },
                 # A model away from its run folder, and ganaug before it kept this, leave a bank without.
                 train_manifest_sha256=str(header.get("train_manifest_sha256", "")),
             )
@@ -98,7 +106,7 @@ class SyntheticBank:
             raise ModelFileError(
                 f"{folder / 'bank.json'} lacks or garbles a field ({type(problem).__name__}: {problem}). {REGENERATE}"
             ) from None
-        for name in ("images", "labels", "indices"):
+        for name in ("images", *bank.column_sha256):
             bank._map(name)
         return bank
 
@@ -144,6 +152,75 @@ class SyntheticBank:
                     fill_bank(place, gan, request, batch=batch or request.batch, progress=progress)
         return cls.open(folder)
 
+    @classmethod
+    def translate(
+        cls,
+        gan: Translator,
+        path: str | Path,
+        real: Any,
+        *,
+        to: str,
+        source: str | Sequence[str] | None = None,
+        counts: int | None = None,
+        seed: int = 0,
+        group_regex: str | None = None,
+        batch: int | None = None,
+        overwrite: bool = False,
+        show_progress: bool = False,
+    ) -> SyntheticBank:
+        """Turn real images into the domain `to`, write them to folder `path`, and return the opened bank.
+
+        Fills a rare class from a plentiful one, or carries labelled images to another site or contrast. Under the
+        model's rule "class" the label becomes `to`, and the bank's classes are the model's; under "style" labels stay,
+        and the classes are those of the training set that hold all of the images' (else the images' own); images whose
+        classes are the model's domains get the label `to`. Items of `to` itself are left out. An item's
+        `source` is the SHA-256 of the file that it was made from (of the pixels, where there is no file) and its place
+        among `real`, which is also its `index`; no file name gets into the bank.
+
+        The bank's ``train_manifest.json`` has the hashes of the sources beside those of the training images, so that
+        `validate_against` refuses both. After a kill the same call goes on where it stopped.
+
+        Args:
+            gan: a translation model, `ganaug.load`.
+            path: the bank's folder.
+            real: a labelled folder, table or archive that ganaug reads (its training part); its `Manifest`; a map-style
+                data set of pairs (image, label), or a pair of arrays (images, labels). Images of the last two are
+                stored values, so that a data set has no transform that scales; labels are positions in its ``classes``,
+                or in the model's.
+            to: a class or domain that the model translates to.
+            source: the class, or classes, to translate from; under "style" the one domain that the images are of, by
+                default the other of two.
+            counts: how many images to make, drawn from the sources by `seed`; all by default.
+            group_regex: finds the patient in each file's path, as for ``ganaug fit``.
+            batch: images made at a time.
+
+        Raises:
+            ConfigError: a name that the model does not know, more images than there are sources, or `path` holds
+                something else and may not be replaced.
+            DataError: the folder cannot be used, or holds no image to translate.
+            ModelFileError: the model's images are not finite.
+        """
+        from ganaug.sampling.translated import TranslationRequest
+
+        if batch is not None and batch < 1:
+            raise ConfigError(f"batch is {batch}; an integer of 1 or more was wanted.")
+        folder = Path(path).resolve()
+        request = TranslationRequest.of(
+            gan,
+            real,
+            to=to,
+            source=source,
+            counts=counts,
+            seed=seed,
+            group_regex=group_regex,
+            show_progress=show_progress,
+        )
+        with disk_errors(folder), continued(folder, request.to_dict(), overwrite=overwrite) as place:
+            if place is not None:
+                with progress_bar("translating", len(request), unit="images", show=show_progress) as progress:
+                    fill_bank(place, gan, request, batch=batch or request.batch, progress=progress)
+        return cls.open(folder)
+
     @cached_property
     def images(self) -> np.memmap:
         """All images, N×C×H×W in the stored dtype: a read-only memory map."""
@@ -168,8 +245,16 @@ class SyntheticBank:
 
     @cached_property
     def indices(self) -> np.ndarray:
-        """The index of each image within its class and seed, N int64: the i that makes it again."""
+        """The index of each image within its class and seed, N int64: the i that makes it again.
+
+        Of translated images it is the place of the source among the real images.
+        """
         return self._column("indices")
+
+    @cached_property
+    def sources(self) -> np.ndarray | None:
+        """SHA-256 of the real image behind each translated one, N×32 uint8, read-only; None for images from noise."""
+        return self._column("sources") if "sources" in self.column_sha256 else None
 
     def __len__(self) -> int:
         return sum(self.counts.values())
@@ -196,12 +281,14 @@ class SyntheticBank:
 
     def provenance(self, i: int) -> dict[str, Any]:
         """Return where image `i` comes from, as values that a batch collate function can stack."""
+        index = int(self.indices[i])
         return provenance(
             label=self.classes[int(self.labels[i])],
             seed=self.seed,
-            index=int(self.indices[i]),
+            index=index,
             model_sha256=self.model_sha256,
             truncation=self.truncation,
+            source="noise" if self.sources is None else source_of(self.sources[i].tobytes().hex(), index),
         )
 
     def manifest_bytes(self) -> bytes | None:
@@ -232,8 +319,8 @@ class SyntheticBank:
     def _map(self, name: str) -> np.memmap:
         """Map one array and check its header against ``bank.json``, without reading its values."""
         path = self.path / f"{name}.npy"
-        shape = (len(self), *self.shape) if name == "images" else (len(self),)
-        dtype = np.dtype(self.intensity.dtype if name == "images" else np.int64)
+        shape = (len(self), *{"images": self.shape, "sources": (32,)}.get(name, ()))
+        dtype = np.dtype({"images": self.intensity.dtype, "sources": "uint8"}.get(name, "int64"))
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as problem:
@@ -252,9 +339,9 @@ class SyntheticBank:
         return column
 
 
-def fill_bank(place: Path, gan: ImageSource, request: Request, *, batch: int, progress: Progress) -> int:
+def fill_bank(place: Path, gan: Any, request: BankRequest, *, batch: int, progress: Progress) -> int:
     """Write what is missing of a bank into the unfinished folder `place`; return how many images were there."""
-    columns = {"labels": request.labels, "indices": request.indices}
+    columns = request.columns
     for name, column in columns.items():
         stream = io.BytesIO()
         np.lib.format.write_array(stream, column, allow_pickle=False)
@@ -268,7 +355,7 @@ def fill_bank(place: Path, gan: ImageSource, request: Request, *, batch: int, pr
         progress=progress,
     )
     # The bank may go where the run folder does not, and is to know by itself what its generator has seen.
-    manifest = getattr(gan, "manifest_bytes", lambda: None)()
+    manifest = request.manifest(gan)
     if manifest is not None:
         write_file(place / MANIFEST, manifest)
     header = {
@@ -278,7 +365,7 @@ def fill_bank(place: Path, gan: ImageSource, request: Request, *, batch: int, pr
         "counts": request.counts,
         "shape": list(request.shape),
         "dtype": request.dtype,
-        "intensity": gan.intensity.to_dict(),
+        "intensity": request.intensity.to_dict(),
         "seed": request.seed,
         "truncation": request.truncation,
         "model_sha256": request.model_sha256,

@@ -6,11 +6,13 @@ A bank carries its run's ``train_manifest.json``, so that it can answer without 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +30,11 @@ from ganaug.data.reading import scan
 from ganaug.errors import ConfigError, DataError, ModelFileError
 
 MANIFEST = "train_manifest.json"
-"""The file of hashes, in a run folder and in a bank."""
+"""The file of hashes, in a run folder and in a bank. That of a bank of translated images also has the hashes of the real
+images that they were made from: a translated test image is a test image."""
+
+TRAINING_KNOWN = "training_known"
+"""Key of such a file that is False where it knows the sources of a bank's images alone, and not the training."""
 
 Validation = Any
 """A folder, table or archive that ganaug reads; its `Manifest`; a map-style data set, or a list of files; arrays."""
@@ -58,7 +64,7 @@ def validate_against(
 ) -> LeakReport:
     """Raise if validation or test data are known to the generator of a bank or sampler: hold them against its training.
 
-    Files are compared by their bytes, images by their pixels, patients by their names; see `ganaug.data.leak`.
+    The real images that a bank's were translated from count as known too. Files are compared by their bytes, images by their pixels, patients by their names; see `ganaug.data.leak`.
 
     Args:
         source: the bank, or the sampler of a run folder.
@@ -82,12 +88,14 @@ def validate_against(
         ModelFileError: what the source says of its training is damaged.
     """
     raw = source.manifest_bytes()
-    if raw is None:
-        report = LeakReport(0, notes=(_cannot_vouch(source),))
-    else:
+    report = LeakReport(0)
+    if raw is not None:
         trained = Trained.of(raw)
         report = compare(trained, _held_out(trained, val, image_key, groups, group_regex))
-    if report.compared < report.images or raw is None:
+    known = raw is not None and json.loads(raw).get(TRAINING_KNOWN, True)
+    if not known:
+        report = replace(report, notes=(*report.notes, _cannot_vouch(source)))
+    if report.compared < report.images or not known:
         warnings.warn(str(report), stacklevel=3)
     return report
 

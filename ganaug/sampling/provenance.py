@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 
-def provenance(*, label: Any, seed: int, index: int, model_sha256: str, truncation: float) -> dict[str, Any]:
+def provenance(
+    *, label: Any, seed: int, index: int, model_sha256: str, truncation: float, source: str = "noise"
+) -> dict[str, Any]:
     """Return the provenance of image `index` of a class under `seed`.
 
     All values are of kinds that a batch collate function can stack. `source` is "noise", or the real image that a
@@ -14,7 +16,7 @@ def provenance(*, label: Any, seed: int, index: int, model_sha256: str, truncati
     return {
         "synthetic": True,
         "label": label,
-        "source": "noise",
+        "source": source,
         "seed": seed,
         "index": index,
         "model_sha256": model_sha256,
@@ -22,3 +24,13 @@ def provenance(*, label: Any, seed: int, index: int, model_sha256: str, truncati
         "accepted": True,
         "scores": "{}",
     }
+
+
+def source_of(sha256: str, index: int) -> str:
+    """Return how a translated image names the real one that it was made from: never by a file's name.
+
+    Args:
+        sha256: hex SHA-256 of the real file, or of the pixels where there is no file.
+        index: its place among the images that were translated.
+    """
+    return f"{sha256}#{index}"

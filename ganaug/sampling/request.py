@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -46,6 +46,37 @@ class ImageSource(Protocol):
         """Return a float tensor of N×C×H×W or N×C×D×H×W in [-1, 1]."""
 
 
+class BankRequest(Protocol):
+    """What is needed to fill a bank; images lie class by class."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+    @property
+    def counts(self) -> dict[str, int]: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def intensity(self) -> IntensityMap: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def truncation(self) -> float: ...
+    @property
+    def model_sha256(self) -> str: ...
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """What the bank keeps of each image beside its pixels: N rows each."""
+
+    def __len__(self) -> int: ...
+    def make(self, gan: Any, positions: slice) -> np.ndarray:
+        """Make the images at `positions`, N×C×… in the stored type."""
+
+    def manifest(self, gan: Any) -> bytes | None:
+        """Return the bank's ``train_manifest.json``; None if there is none."""
+
+
 @dataclass(frozen=True)
 class Request:
     """So many images of each class, from one model under one seed; image i of a class has the index i."""
@@ -62,6 +93,8 @@ class Request:
     """Of one image, channels first: (C, H, W) or (C, D, H, W)."""
     dtype: str
     """NumPy name of the stored type."""
+    intensity: IntensityMap = field(repr=False)
+    """The way between stored values and [-1, 1]."""
 
     @classmethod
     def of(cls, gan: ImageSource, counts: Mapping[str, int], *, format: str, seed: int, truncation: float) -> Request:
@@ -75,6 +108,7 @@ class Request:
             truncation=float(truncation),
             shape=tuple(int(side) for side in gan.shape),
             dtype=gan.intensity.dtype,
+            intensity=gan.intensity,
         )
 
     def __len__(self) -> int:
@@ -91,9 +125,19 @@ class Request:
         return np.concatenate([np.arange(count, dtype=np.int64) for count in self.counts.values()])
 
     @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Label and index of each image."""
+        return {"labels": self.labels, "indices": self.indices}
+
+    @property
     def batch(self) -> int:
         """How many images to make at a time, so that a batch of large volumes does not fill the memory."""
-        return max(1, min(BATCH, BATCH_BYTES // (4 * math.prod(self.shape))))
+        return images_at_a_time(self.shape)
+
+    def manifest(self, gan: ImageSource) -> bytes | None:
+        """Return the ``train_manifest.json`` of the generator's run; None if it is not known."""
+        found: bytes | None = getattr(gan, "manifest_bytes", lambda: None)()
+        return found
 
     def origin(self, i: int) -> dict[str, Any]:
         """Return the provenance of image `i`."""
@@ -127,4 +171,9 @@ class Request:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        return {"version": _VERSION, **asdict(self)}
+        return {"version": _VERSION, **{key: value for key, value in asdict(self).items() if key != "intensity"}}
+
+
+def images_at_a_time(shape: Sequence[int]) -> int:
+    """Return how many images of `shape` (channels first) a batch holds that takes `BATCH_BYTES` as float32."""
+    return max(1, min(BATCH, BATCH_BYTES // (4 * math.prod(shape))))

@@ -16,7 +16,9 @@ from ganaug.models.device import choose_device
 from ganaug.models.grids import images_in_a_pass
 from ganaug.models.latents import latents_for
 from ganaug.models.modelfile import ModelHeader, find_model, load_model
+from ganaug.models.translation import TranslationNet
 from ganaug.sampling.leak import manifest_beside
+from ganaug.sampling.translator import Translator
 
 CHUNK = 64
 """Most images in a forward pass. Their number depends on the shape alone: the same sums in the same order, whatever
@@ -231,8 +233,11 @@ def _require_truncation(truncation: float) -> None:
         raise ConfigError(f"truncation = {truncation} was given; it must be above 0 and at most 1 (1 is none).")
 
 
-def load(path: str | Path, *, device: str = "auto") -> Sampler:
-    """Load the generator of a run folder, or of a model file.
+def load(path: str | Path, *, device: str = "auto") -> Sampler | Translator:
+    """Load the model of a run folder, or of a model file.
+
+    Returns:
+        A `Sampler`; a `Translator` for a model that translates images.
 
     Raises:
         ModelFileError: there is none, or it is damaged.
@@ -240,5 +245,19 @@ def load(path: str | Path, *, device: str = "auto") -> Sampler:
     """
     place = choose_device(device)
     file = find_model(path)
-    generator, header, sha256 = load_model(file, place)
-    return Sampler(generator, header, sha256, path=file, device=place)
+    network, header, sha256 = load_model(file, place)
+    if header.translation is not None:
+        assert isinstance(network, TranslationNet)
+        return Translator(network, header, sha256, path=file, device=place)
+    return Sampler(network, header, sha256, path=file, device=place)
+
+
+def load_sampler(path: str | Path, *, device: str = "auto") -> Sampler:
+    """Load a model that makes images from latents.
+
+    Raises:
+        ModelFileError: there is none, or it is damaged.
+        ConfigError: there is no such device, or the model translates images.
+    """
+    gan = load(path, device=device)
+    return gan.sample() if isinstance(gan, Translator) else gan

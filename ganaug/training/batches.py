@@ -42,12 +42,25 @@ class BalancedBatches:
     An epoch is as many draws as there are images, of which class c gets its share p(c). Its draws walk through
     permutations of the class's images, so that every image of a class is shown once before any is shown twice; the
     order inside an epoch is shuffled. Everything follows from (seed, epoch); only the current epoch's order is cached.
+
+    Args:
+        labels: N class indices.
+        power: p(c) ∝ n_c^power.
+        seed: of the order.
+        draws: draws of each class in an epoch, instead of what `power` makes of the classes' sizes.
+        name: tells several instances with one seed apart: they draw the same classes, and walk differently through
+            their images.
     """
 
-    def __init__(self, labels: np.ndarray, *, power: float, seed: int) -> None:
-        self.members = [np.flatnonzero(labels == c) for c in range(int(labels.max()) + 1)]
-        self.length = len(labels)
-        self.draws = apportion(self.length, class_probabilities([len(m) for m in self.members], power))
+    def __init__(
+        self, labels: np.ndarray, *, power: float, seed: int, draws: np.ndarray | None = None, name: str = ""
+    ) -> None:
+        classes = int(labels.max()) + 1 if draws is None else len(draws)
+        self.members = [np.flatnonzero(labels == c) for c in range(classes)]
+        if draws is None:
+            draws = apportion(len(labels), class_probabilities([len(m) for m in self.members], power))
+        self.draws, self.length = draws, int(draws.sum())
+        self.name = (name,) if name else ()
         self.seed = seed
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
@@ -79,7 +92,7 @@ class BalancedBatches:
         first = start // len(members)
         walk = np.concatenate(
             [
-                np.random.default_rng(derived_seed(self.seed, "class", label, k)).permutation(members)
+                np.random.default_rng(derived_seed(self.seed, *self.name, "class", label, k)).permutation(members)
                 for k in range(first, -(-stop // len(members)))
             ]
         )

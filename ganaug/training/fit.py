@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import ganaug
 from ganaug.config import FitConfig
-from ganaug.data import Manifest, load_tensor, scan
+from ganaug.data import Manifest, load_tensor, scan, scan_unlabelled
 from ganaug.data.leak import training_contents
 from ganaug.distributed import from_main, is_main, main_first, processes, wait, world_size
 from ganaug.errors import ConfigError, DataError
@@ -28,6 +29,9 @@ from ganaug.plugins import load_plugin
 from ganaug.progress import progress_bar
 from ganaug.training.batches import DeviceImages
 from ganaug.training.checkpoint import checkpoints
+from ganaug.training.feeds import Feed
+from ganaug.training.feeds.classes import ClassFeed
+from ganaug.training.feeds.domains import DegradedFeed, DomainFeed, DomainImages, PairFeed
 from ganaug.training.loop import Trainer
 from ganaug.training.plan import (
     Plan,
@@ -42,6 +46,7 @@ from ganaug.training.plan import (
 from ganaug.training.probe import choose_threads, cpu_threads
 from ganaug.training.report import write_report
 from ganaug.training.run import Run
+from ganaug.training.translating import check_translation, find_domains, scan_target, translates
 
 MAY_CHANGE = {"minutes", "kimg", "snapshots", "device"}
 """Settings that a resumed run may be given anew."""
@@ -53,19 +58,21 @@ def fit(
     *,
     recipe: str = "auto",
     group_regex: str | None = None,
+    target: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool = False,
     planned: Plan | None = None,
     **settings: Any,
 ) -> Run:
-    """Train a generator on a labelled folder.
+    """Train a generator on a labelled folder, or with ``model="cyclegan"`` or ``"pix2pix"`` a translation.
 
     Args:
         data: ``DATA/<class>/**/<file>``, or a folder with ``metadata.csv``.
         out: the run folder to create.
         recipe: 'auto', the name of a shipped recipe, or the path of a YAML file.
         group_regex: extracts the patient (group) from each file's path; its hash goes into the training manifest.
+        target: images of another site, with or without labels, that a CycleGAN learns to translate `data` to.
         resume: go on with the run in `out` from its newest checkpoint.
         overwrite: replace the run in `out`.
         planned: what `ganaug.training.plan.make_plan` made of the same folder, to save reading it twice.
@@ -80,7 +87,8 @@ def fit(
         Interrupted: stopped by the user; the state is saved.
     """
     with processes():
-        return _fit(data, Run(Path(out)), recipe, group_regex, resume, overwrite, show_progress, planned, settings)
+        run = Run(Path(out))
+        return _fit(data, run, recipe, group_regex, target, resume, overwrite, show_progress, planned, settings)
 
 
 def _fit(
@@ -88,6 +96,7 @@ def _fit(
     run: Run,
     recipe: str,
     group_regex: str | None,
+    target: str | Path | None,
     resume: bool,
     overwrite: bool,
     show_progress: bool,
@@ -99,11 +108,10 @@ def _fit(
     if resume and fresh and run.path.is_dir() and any(run.path.iterdir()) and not (run.path / MARKER).is_file():
         raise ConfigError(f"{run.path} is not a run that can be resumed: it has no config.json. Choose another folder.")
     if not fresh:
-        planned = _stored_plan(run, data, recipe, group_regex, settings, show_progress)
+        planned = _stored_plan(run, data, recipe, group_regex, target, settings, show_progress)
         group_regex = run.config_file().get("group_regex")
     elif planned is None:
-        manifest = scan_for(data, recipe, settings, group_regex=group_regex, show_progress=show_progress)
-        planned = make_plan(manifest, recipe=recipe, settings=settings)
+        planned, _ = plan_for(data, recipe, settings, group_regex, target=target, show_progress=show_progress)
     # Kept in config.json: another number of threads sums in another order, and a resumed run is to be the same run.
     planned = replace(planned, config=replace(planned.config, threads=choose_threads(planned)))
     planned = _agreed(planned)
@@ -111,6 +119,8 @@ def _fit(
     with disk_errors(run.path), cpu_threads(threads):
         if is_main() and fresh:
             keep_apart(run.path, Path(data))
+            if target is not None:
+                keep_apart(run.path, Path(target))
             prepare_output(run.path, overwrite=overwrite or resume, options="--resume or --overwrite")
         wait()
         images = load_tensor(planned.manifest, planned.grid, show_progress=show_progress)
@@ -120,7 +130,7 @@ def _fit(
                 write_json(run.manifest_path, planned.manifest.to_json(contents))
             write_json(run.config_path, _config_file(planned, group_regex))
         wait()
-        trainer = _trainer(planned, images, run, data)
+        trainer = _trainer(planned, images, run, data, target)
         if not fresh and checkpoints(run.checkpoints):
             damage = trainer.resume()
             wait()  # until all have read what rank 0 is about to change
@@ -166,24 +176,62 @@ def scan_for(
         )
 
 
-def _trainer(planned: Plan, pixels: np.ndarray, run: Run, data: str | Path) -> Trainer:
+def plan_for(
+    data: str | Path,
+    recipe: str,
+    settings: Mapping[str, Any],
+    group_regex: str | None = None,
+    *,
+    target: str | Path | None = None,
+    show_progress: bool = False,
+) -> tuple[Plan, Manifest]:
+    """Read the folders of a training; return its plan, and what was found in `data`."""
+    asked = asked_settings(recipe, settings)
+    check_translation(asked, target=target is not None)
+    if not translates(asked):
+        manifest = scan_for(data, recipe, settings, group_regex=group_regex, show_progress=show_progress)
+        return make_plan(manifest, recipe=recipe, settings=settings), manifest
+    manifest, other, sentence = _scan_domains(data, asked, group_regex, target, show_progress)
+    planned = make_plan(manifest, recipe=recipe, settings=settings, target=other)
+    return replace(planned, reasons=(*sentence, *planned.reasons)), manifest
+
+
+def _scan_domains(
+    data: str | Path, config: FitConfig, group_regex: str | None, target: str | Path | None, show_progress: bool
+) -> tuple[Manifest, Manifest | None, tuple[str, ...]]:
+    """Read the folder of a translation, and that of the other site, if there is one."""
+    options: dict[str, Any] = {"group_regex": group_regex, "slices": config.slices, "show_progress": show_progress}
+    with processes(), main_first():
+        # Pairs that are made by degrading have no use for labels.
+        manifest = (scan if config.degrade is None else scan_unlabelled)(data, **options)
+        if target is None:
+            return manifest, None, ()
+        other, sentence = scan_target(target, manifest, **options)
+        return manifest, other, (sentence,)
+
+
+def _trainer(
+    planned: Plan, pixels: np.ndarray, run: Run, data: str | Path, target: str | Path | None = None
+) -> Trainer:
     manifest, config = planned.manifest, planned.config
     intensity = planned.intensity
     device = choose_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
+    more: dict[str, Any] = {"classes": len(manifest.classes), "counts": [*manifest.counts.values()]}
+    if planned.translation is not None:
+        more = {"translation": planned.translation}
     gan = load_plugin("ganaug.training.gans", config.model).GAN(
         config,
         size=planned.size,
         channels=planned.channels,
-        classes=len(manifest.classes),
         device=device,
         bf16=use_bf16(config.precision, device),
-        counts=[manifest.counts[name] for name in manifest.classes],
+        **more,
     )
     header = ModelHeader(
         model=config.model,
-        classes=manifest.classes,
+        classes=manifest.classes if planned.translation is None else planned.translation.domains,
         size=planned.size,
         channels=planned.channels,
         intensity=intensity,
@@ -191,23 +239,35 @@ def _trainer(planned: Plan, pixels: np.ndarray, run: Run, data: str | Path) -> T
         geometry=geometry_of(manifest, planned.grid),
         source_format=format_of(manifest),
         training={
-            "images": manifest.counts,
+            "images": manifest.counts or {"": len(manifest)},
             "ganaug": ganaug.__version__,
             # A bank copies the manifest, and is to know that it is the one of this model.
             "train_manifest_sha256": sha256_file(run.manifest_path),
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         },
+        translation=planned.translation,
     )
-    knots = manifest.knots if intensity.kind == "per-file" else None
+    more_command = [] if target is None else ["--target", str(target)]
     return Trainer(
         gan,
-        DeviceImages(pixels, manifest.labels, intensity, device, knots=knots),
-        manifest.labels,
+        _feed(planned, pixels, device),
         config=config,
         header=header,
         run=run,
-        resume_command=shlex.join(["ganaug", "fit", str(data), "--out", str(run.path), "--resume"]),
+        resume_command=shlex.join(["ganaug", "fit", str(data), *more_command, "--out", str(run.path), "--resume"]),
     )
+
+
+def _feed(planned: Plan, pixels: np.ndarray, device: torch.device) -> Feed:
+    manifest, config = planned.manifest, planned.config
+    domains, translation = planned.domains, planned.translation
+    if domains is None or translation is None:
+        knots = manifest.knots if planned.intensity.kind == "per-file" else None
+        images = DeviceImages(pixels, manifest.labels, planned.intensity, device, knots=knots)
+        return ClassFeed(images, manifest.labels, config=config, classes=manifest.classes)
+    kind = DegradedFeed if translation.degrade else DomainFeed if domains.pairs is None else PairFeed
+    many = DomainImages(pixels, domains.of, translation, device, knots=manifest.knots)
+    return kind(many, domains, translation, config=config)
 
 
 def _config_file(planned: Plan, group_regex: str | None) -> dict[str, Any]:
@@ -223,7 +283,13 @@ def _config_file(planned: Plan, group_regex: str | None) -> dict[str, Any]:
 
 
 def _stored_plan(
-    run: Run, data: str | Path, recipe: str, group_regex: str | None, settings: Mapping[str, Any], show_progress: bool
+    run: Run,
+    data: str | Path,
+    recipe: str,
+    group_regex: str | None,
+    target: str | Path | None,
+    settings: Mapping[str, Any],
+    show_progress: bool,
 ) -> Plan:
     """Return the plan of a run that is resumed, after checking that the folder is still the same."""
     stored = run.config_file()
@@ -239,9 +305,15 @@ def _stored_plan(
             f"run; only {', '.join(sorted(MAY_CHANGE))} may change."
         )
     config = run.config().updated(with_length(settings))
-    manifest = scan(
-        data, group_regex=before["group_regex"], slices=config.slices, show_progress=show_progress
-    ).training_part()
+    domains = None
+    if translates(config):
+        manifest, other, _ = _scan_domains(data, config, before["group_regex"], target, show_progress)
+        other = None if other is None else other.training_part()
+        manifest, domains, _ = find_domains(manifest.training_part(), other, config)
+    else:
+        manifest = scan(
+            data, group_regex=before["group_regex"], slices=config.slices, show_progress=show_progress
+        ).training_part()
     old = Counter((entry["label"], entry["sha256"]) for entry in run.train_manifest()["files"])
     new = Counter((item.label, item.sha256) for item in manifest.items)
     if old != new:
@@ -249,7 +321,14 @@ def _stored_plan(
             f"{data} is not the folder that {run.path} was started with: {(old - new).total()} files are missing or "
             f"changed and {(new - old).total()} are new. Give the same folder, or start a new run."
         )
-    again = plan_from(manifest, config, recipe=str(stored.get("recipe")), reasons=())
+    again = plan_from(
+        manifest,
+        config,
+        recipe=str(stored.get("recipe")),
+        reasons=(),
+        domains=domains,
+        sites=target is not None,
+    )
     return replace(again, reasons=tuple(stored.get("reasons", ())))
 
 

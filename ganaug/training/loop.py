@@ -11,27 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ganaug.config import FitConfig
 from ganaug.data.pictures import picture_grid, save_picture
-from ganaug.distributed import from_main, is_main, of_any, of_main, rank, wait, world_size
+from ganaug.distributed import from_main, is_main, of_any, of_main, wait
 from ganaug.errors import DivergedError, Interrupted
-from ganaug.models.grids import images_in_a_pass
-from ganaug.models.latents import latents_for
 from ganaug.models.modelfile import ModelHeader, save_model
 from ganaug.progress import Progress
-from ganaug.training.batches import BalancedBatches, DeviceImages
 from ganaug.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from ganaug.training.guards import COLLAPSED, FiniteGuard, class_diversity, pairwise_distance
+from ganaug.training.feeds import Feed, Look
+from ganaug.training.guards import COLLAPSED, FiniteGuard
 from ganaug.training.run import Run
-
-WATCHED = 24
-"""Images of each class in a snapshot's diversity."""
-PICTURED = (20, 10)
-"""Most classes, and images of each, in a snapshot's picture."""
 
 
 class TrainableGAN(Protocol):
@@ -40,8 +32,7 @@ class TrainableGAN(Protocol):
     average: torch.nn.Module
     attempt: int
 
-    def step(self, images: Tensor, labels: Tensor, step: int, progress: float) -> dict[str, Tensor]: ...
-    def sample(self, latents: Tensor, labels: Tensor) -> Tensor: ...
+    def step(self, *batch_step_progress: Any) -> dict[str, Tensor]: ...
     def tensors(self) -> dict[str, Tensor]: ...
     def load_tensors(self, tensors: dict[str, Tensor]) -> None: ...
 
@@ -58,8 +49,7 @@ class Trainer:
 
     Args:
         gan: networks, optimizers and the step.
-        images: the training images.
-        labels: their classes (N integers).
+        feed: its batches, and what a snapshot looks at.
         header: what the model file will say.
         run: where everything goes.
         resume_command: what the user types to go on after an interruption.
@@ -68,20 +58,15 @@ class Trainer:
     def __init__(
         self,
         gan: TrainableGAN,
-        images: DeviceImages,
-        labels: np.ndarray,
+        feed: Feed,
         *,
         config: FitConfig,
         header: ModelHeader,
         run: Run,
         resume_command: str,
     ) -> None:
-        self.gan, self.images, self.config = gan, images, config
+        self.gan, self.feed, self.config = gan, feed, config
         self.header, self.run, self.resume_command = header, run, resume_command
-        self.batches = BalancedBatches(labels, power=config.class_power, seed=config.seed)
-        self.real_distances = np.array(
-            [pairwise_distance(images.batch(members[:WATCHED])[0]) for members in self.batches.members]
-        )
         self.state = _State()
         self.guard = FiniteGuard()
 
@@ -105,11 +90,10 @@ class Trainer:
         with _stop_signal() as stop:
             while (done := self.fraction()) < 1.0:
                 start = time.monotonic()
-                positions = self.batches.batch(self.state.step, self.config.batch)
-                images, labels = self.images.batch(np.split(positions, world_size())[rank()])
-                losses = self.gan.step(images, labels, self.state.step, done)
+                batch = self.feed.batch(self.state.step)
+                losses = self.gan.step(*batch, self.state.step, done)
                 self.state.step += 1
-                finite = bool(torch.isfinite(sum(losses.values(), torch.zeros((), device=images.device))))
+                finite = bool(torch.isfinite(sum(losses.values(), torch.zeros((), device=batch[0].device))))
                 self.state.elapsed_s = of_main(self.state.elapsed_s + time.monotonic() - start)
                 if self.guard.must_roll_back(finite):
                     self._roll_back()
@@ -167,49 +151,32 @@ class Trainer:
 
     def _snapshot(self, losses: dict[str, Tensor]) -> dict[str, Any]:
         self.state.snapshots = max(self.state.snapshots + 1, int(self.fraction() * self.config.snapshots))
-        ratios, rows = np.empty(len(self.header.classes)), []
-        for c in range(len(ratios)):  # one class at a time: many volumes may not fit into memory together
-            fakes = self._watched(c)
-            ratios[c] = class_diversity(fakes, torch.zeros(WATCHED), self.real_distances[c : c + 1])[0]
-            if c < PICTURED[0]:
-                rows.append(_one_plane(fakes[: PICTURED[1]]).numpy())
+        look = self.feed.look(self.gan)
+        least = min(look.diversity, key=lambda name: look.diversity[name])
         metrics: dict[str, Any] = {
             "kimg": round(self._kimg, 3),
             "seconds": round(self.state.elapsed_s, 1),
             "images_per_second": round(self._rate, 1),
-            "diversity": round(float(ratios.mean()), 4),
-            "diversity_least": round(float(ratios.min()), 4),
-            "diversity_least_class": self.header.classes[int(ratios.argmin())],
-            "diversity_by_class": {
-                name: round(float(r), 4) for name, r in zip(self.header.classes, ratios, strict=True)
-            },
+            "diversity": round(sum(look.diversity.values()) / len(look.diversity), 4),
+            "diversity_least": round(look.diversity[least], 4),
+            "diversity_least_class": least,
+            "diversity_by_class": {name: round(ratio, 4) for name, ratio in look.diversity.items()},
+            **look.metrics,
             "skipped_steps": self.guard.skipped,
             **{key: round(float(value), 5) for key, value in losses.items()},
         }
         if is_main():
-            self._write_snapshot(metrics, rows)
+            self._write_snapshot(metrics, look)
         self.save()
         return metrics
 
-    def _write_snapshot(self, metrics: dict[str, Any], rows: list[np.ndarray]) -> None:
+    def _write_snapshot(self, metrics: dict[str, Any], look: Look) -> None:
         with self.run.metrics_path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(metrics) + "\n")
-        picture = picture_grid(rows, self.header.classes[: PICTURED[0]])
+        picture = picture_grid(look.rows, look.names)
         save_picture(picture, self.run.images / f"kimg-{self._kimg:08.1f}.png")
         training = {**self.header.training, "kimg": self._kimg, "seconds": self.state.elapsed_s}
         save_model(self.run.model_path, self.gan.average, ModelHeader(**{**vars(self.header), "training": training}))
-
-    def _watched(self, label: int) -> Tensor:
-        """Return `WATCHED` samples of a class, on the CPU, from the same latents in every snapshot and every run."""
-        latents = latents_for([label] * WATCHED, range(WATCHED), seed=0, dim=self.config.latent_dim)
-        count = images_in_a_pass((self.header.channels, *self.header.size), most=WATCHED)
-        parts = zip(latents.split(count), torch.full((WATCHED,), label).split(count), strict=True)
-        return torch.cat([self.gan.sample(z, c).cpu() for z, c in parts])
-
-
-def _one_plane(images: Tensor) -> Tensor:
-    """Return images as they are, and of volumes a copy of their central axial plane: N×C×H×W."""
-    return images if images.ndim == 4 else images[:, :, images.shape[2] // 2].clone()
 
 
 @contextmanager

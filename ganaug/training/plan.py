@@ -22,13 +22,17 @@ from ganaug.data import (
     require_trainable,
     resolve_channels,
 )
+from ganaug.data.domains import Domains
 from ganaug.data.geometry import PLANES
 from ganaug.data.names import count
 from ganaug.models.device import choose_device
+from ganaug.models.translation import PACKAGE as TRANSLATORS
+from ganaug.models.translation import Translation
 from ganaug.plugins import load_plugin
 from ganaug.training.augment import profile
 from ganaug.training.budget import Sizing, size_network
 from ganaug.training.probe import choose_threads, has_room, images_per_second
+from ganaug.training.translating import check_translation, find_domains, settled, translates, translation_of
 
 FEW = 500
 """Images below which `auto` refines the recipe of images by +few, and does not widen the network."""
@@ -53,6 +57,10 @@ class Plan:
     """What was chosen and why, a sentence each."""
     sizing: Sizing | None = None
     """How the network was fitted to the minutes; None where nothing had to be measured."""
+    domains: Domains | None = None
+    """The domains of the images, for translation."""
+    translation: Translation | None = None
+    """What the model file will say about them."""
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -77,12 +85,18 @@ class Plan:
         }
 
 
-def make_plan(manifest: Manifest, *, recipe: str = "auto", settings: Mapping[str, Any] | None = None) -> Plan:
+def make_plan(
+    manifest: Manifest,
+    *,
+    recipe: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    target: Manifest | None = None,
+) -> Plan:
     """Decide how to train on the images of `manifest`.
 
     With recipe 'auto' and a time budget, `minutes`, some steps are timed and the network is fitted to the budget,
     unless `settings` name its widths, or the threads, which are else found by timing too. Without minutes nothing is
-    timed, and the plan is the same on any machine.
+    timed, and the plan is the same on any machine. A `target` is the site that a translation goes to.
 
     Raises:
         DataError: the images cannot be trained on; the message says what to change.
@@ -90,17 +104,27 @@ def make_plan(manifest: Manifest, *, recipe: str = "auto", settings: Mapping[str
     """
     given = with_length(settings or {})
     manifest = manifest.training_part()
-    require_trainable(manifest)
     asked = asked_settings(recipe, given)
+    check_translation(asked, target=target is not None)
+    domains, found = None, list[str]()
+    if translates(asked):
+        manifest, domains, found = find_domains(manifest, target and target.training_part(), asked)
+    else:
+        require_trainable(manifest)
     grid, reasons = _grid(manifest, asked)
+    reasons = [*found, *reasons]
     chosen = recipe == "auto"
     if chosen:
-        recipe, why = choose_recipe(grid.size, channels=grid.channels, images=len(manifest))
+        images = len(manifest)
+        recipe, why = choose_recipe(grid.size, channels=grid.channels, images=images, translates=domains is not None)
         reasons.append(f"Recipe {recipe}: {why}")
     config = FitConfig().updated(load_recipe(recipe), source=f"recipe {recipe}").updated(given)
     config = config.updated({"size": grid.size, "channels": grid.channels, "resize": grid.resize})
-    plan = plan_from(manifest, config, recipe=recipe, reasons=reasons)
-    budget = chosen and config.minutes is not None and given.keys().isdisjoint({"widths", "threads"})
+    sites = target is not None
+    plan = plan_from(manifest, config, recipe=recipe, reasons=reasons, domains=domains, sites=sites, given=given)
+    budget = (
+        chosen and domains is None and config.minutes is not None and given.keys().isdisjoint({"widths", "threads"})
+    )
     return _sized(plan, given) if budget else plan
 
 
@@ -127,18 +151,43 @@ def _sized(plan: Plan, given: Mapping[str, Any]) -> Plan:
     return replace(plan, config=sizing.chosen, reasons=(*plan.reasons, sizing.reason), sizing=sizing)
 
 
-def plan_from(manifest: Manifest, config: FitConfig, *, recipe: str, reasons: Sequence[str]) -> Plan:
+def plan_from(
+    manifest: Manifest,
+    config: FitConfig,
+    *,
+    recipe: str,
+    reasons: Sequence[str],
+    domains: Domains | None = None,
+    sites: bool = False,
+    given: Mapping[str, Any] | None = None,
+) -> Plan:
     """Return the plan of a complete config, in which nothing is left to choose but the intensity map.
+
+    For translation there are `domains`, `sites` if they are sites, and what the user has `given`, or None if all is
+    settled.
 
     Raises:
         DataError, ConfigError: see `make_plan`.
     """
     grid, _ = _grid(manifest, config)
     load_plugin("ganaug.training.gans", config.model)  # an unknown name fails here, before anything is written
-    load_plugin("ganaug.models.archs", config.arch)
+    load_plugin("ganaug.models.archs" if domains is None else TRANSLATORS, config.arch)
     load_plugin("ganaug.training.losses", config.loss)
     profile(config.augment)
     choose_device(config.device)
+    if domains is not None:
+        translation, why_each = translation_of(manifest, domains, grid, config, sites=sites)
+        config = config if given is None else settled(config, translation, given)
+        return Plan(
+            manifest,
+            config,
+            grid,
+            translation.intensities[0],
+            recipe,
+            (*reasons, *why_each),
+            domains=domains,
+            translation=translation,
+        )
     intensity, why = choose_map(
         config.intensity,
         manifest.knots,
@@ -198,9 +247,15 @@ def with_length(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"minutes": None, **settings} if "kimg" in settings else dict(settings)
 
 
-def choose_recipe(size: tuple[int, ...], *, channels: int = 1, images: int = FEW) -> tuple[str, str]:
+def choose_recipe(
+    size: tuple[int, ...], *, channels: int = 1, images: int = FEW, translates: bool = False
+) -> tuple[str, str]:
     """Return the shipped recipe for this many images or volumes of a size, and the reason."""
     longest = max(size)
+    if translates:
+        kind = "volumes" if len(size) == 3 else f"images whose longest side is {longest} pixels"
+        name = "translate3d" if len(size) == 3 else "translate64" if longest <= 64 else "translate128"
+        return name, f"for translation of {kind}."
     if len(size) == 3:
         return "vol32" if longest <= 32 else "vol64", f"for volumes; their longest side is {count(longest, 'voxel')}."
     name = next((f"px{side}" for side in (16, 32, 64, 128) if longest <= side), "px256")

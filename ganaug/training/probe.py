@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -74,24 +74,26 @@ def images_per_second(plan: Plan) -> float:
     """
     config, device = plan.config, choose_device(plan.config.device)
     with cpu_threads(config.threads or torch.get_num_threads()):
+        more: dict[str, Any] = {"classes": len(plan.manifest.classes)}
+        if plan.translation is not None:
+            more = {"translation": plan.translation}
         gan = load_plugin("ganaug.training.gans", config.model).GAN(
             config,
             size=plan.size,
             channels=plan.channels,
-            classes=len(plan.manifest.classes),
             device=device,
             bf16=use_bf16(config.precision, device),
+            **more,
         )
         noise = torch.Generator(device)  # the user's own random state stays as it is
         count = max(1, config.batch // world_size())
-        images = torch.rand(count, plan.channels, *plan.size, device=device, generator=noise) * 2 - 1
-        labels = torch.arange(count, device=device) % len(plan.manifest.classes)
+        batch = gan.random_batch(count, noise, shape=(plan.channels, *plan.size))
         # A round has as many steps as it takes until one has both a penalty and a step of the generator again.
         steps = math.lcm(config.penalty_every, getattr(gan, "critic_steps", 1))
 
         def round_of_steps() -> None:
             for step in range(steps):
-                gan.step(images, labels, step, 1.0)
+                gan.step(*batch, step, 1.0)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 

@@ -19,7 +19,9 @@ from ganaug.progress import progress_bar
 from ganaug.sampling.sampler import load
 from ganaug.training.batches import DeviceImages
 from ganaug.training.gans.conditional import GAN
-from ganaug.training.loop import WATCHED, Trainer
+from ganaug.training.feeds import WATCHED
+from ganaug.training.feeds.classes import ClassFeed
+from ganaug.training.loop import Trainer
 from ganaug.training.run import Run
 from tests.tiny import NETWORK, UINT8
 
@@ -34,7 +36,8 @@ def _trainer(path: Path, **changes: Any) -> Trainer:
     labels = np.arange(8) % 2
     header = ModelHeader("conditional", CLASSES, SIZE, 2, UINT8, config.to_dict(), {}, GEOMETRY, "NIfTI")
     images = DeviceImages(pixels, labels, UINT8, torch.device("cpu"))
-    return Trainer(gan, images, labels, config=config, header=header, run=Run(path), resume_command="")
+    feed = ClassFeed(images, labels, config=config, classes=CLASSES)
+    return Trainer(gan, feed, config=config, header=header, run=Run(path), resume_command="")
 
 
 def _train(trainer: Trainer) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Entry:
     path: str
     """POSIX path relative to the root; relative to its folder if the root is an archive."""
     label: str
-    """Class name."""
+    """Class name; empty in a listing without classes."""
     group: str = ""
     """The patient, where the layout says so; empty where it does not."""
     split: str = ""
@@ -34,6 +34,8 @@ class Entry:
     """All files of a DICOM series, in order, once they are joined; empty otherwise."""
     part: str = ""
     """Which image of an archive this is, such as ``train[12]``; empty for a file of its own."""
+    domain: str = ""
+    """The site, scanner or contrast, where the layout says so; empty where it does not."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class Listing:
     """What a layout found."""
 
     classes: tuple[str, ...]
-    """Class names, sorted; a class may have no entry."""
+    """Class names, sorted; a class may have no entry. Empty where labels were not asked for."""
     entries: tuple[Entry, ...]
-    """Labelled files, sorted by path; the images of an archive in its own order."""
+    """The files, sorted by path; the images of an archive in its own order."""
     ignored: tuple[str, ...]
     """Files under the root that take no part, sorted."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from ganaug.data.layouts import Entry, Listing
@@ -39,7 +40,7 @@ def listing(root: Path) -> Listing:
         images = [path for path in tree.files if is_image(root / path)]
         if images:
             raise DataError(f"Images lie directly in {root} ({few(images)}), so their classes are not known. {WANTED}")
-    if len(tree.folders) > 1 and {name.lower() for name in tree.folders} <= _SPLIT_NAMES:
+    if are_splits(tree.folders):
         raise DataError(
             f"The sub-folders of {root} ({few(tree.folders)}) look like splits, not classes. Point to the "
             f"one that you train on. {WANTED}"
@@ -57,3 +58,8 @@ def listing(root: Path) -> Listing:
         )
     used = {entry.path for entry in entries}
     return Listing(tree.folders, entries, tuple(path for path in tree.files if path not in used))
+
+
+def are_splits(folders: Collection[str]) -> bool:
+    """Return whether sub-folders have the names of splits, such as train and test, and no other names."""
+    return len(folders) > 1 and {name.lower() for name in folders} <= _SPLIT_NAMES

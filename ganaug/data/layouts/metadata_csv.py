@@ -1,8 +1,8 @@
-"""``ROOT/metadata.csv`` with the columns ``file_name,label[,group,split]``, as Hugging Face ImageFolder has.
+"""``ROOT/metadata.csv`` with the columns ``file_name,label[,group,split,domain]``, as Hugging Face ImageFolder has.
 
-Other columns are ignored, so a folder that ``ganaug sample`` wrote can be read back. A `file_name` may be an image of
-an archive, ``set.npz#train[12]``, which gives it a group, or another label; one that is a folder stands for every DICOM
-file in it.
+``domain`` is the site, the scanner or the contrast of an image. Other columns are ignored, so a folder that ``ganaug
+sample`` wrote can be read back. A `file_name` may be an image of an archive, ``set.npz#train[12]``, which gives it a
+group, or another label; one that is a folder stands for every DICOM file in it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ def matches(root: Path) -> bool:
     return (root / FILE_NAME).is_file()
 
 
-def listing(root: Path) -> Listing:
-    """Return the files that the table names, with their labels, groups and splits.
+def listing(root: Path, *, labelled: bool = True) -> Listing:
+    """Return the files that the table names, with their labels, groups, splits and domains.
+
+    Args:
+        root: the folder of the table.
+        labelled: whether to read labels; without them the column may be missing, and there are no classes.
 
     Raises:
         DataError: the table cannot be read, lacks a column or a value, or names a file twice or outside
@@ -42,14 +46,20 @@ def listing(root: Path) -> Listing:
     table = root / FILE_NAME
     files = walk(root).files
     entries: list[Entry] = []
-    for line, row in _rows(table):
-        name, label = row.get("file_name", ""), row.get("label", "")
-        if not name or not label:
-            missing = "label" if name else "file_name"
+    wanted = ("file_name", "label") if labelled else ("file_name",)
+    for line, row in _rows(table, wanted):
+        missing = next((column for column in wanted if not row.get(column)), None)
+        if missing is not None:
             raise DataError(f"{table}, line {line}: the column '{missing}' is empty. Fill it in, or remove the line.")
-        path = _relative(table, line, name)
+        path = _relative(table, line, row["file_name"])
         require_inside(root, path)
-        entry = Entry(path, label, row.get("group", ""), row.get("split", "").lower())
+        entry = Entry(
+            path,
+            row["label"] if labelled else "",
+            row.get("group", ""),
+            row.get("split", "").lower(),
+            domain=row.get("domain", ""),
+        )
         archive, _, part = path.partition(".npz#")
         if part:
             entries.append(replace(entry, path=f"{archive}.npz", part=part))
@@ -69,7 +79,7 @@ def listing(root: Path) -> Listing:
         )
     used = {entry.path for entry in entries} | {FILE_NAME}
     ignored = tuple(path for path in files if path not in used)
-    classes = tuple(sorted({entry.label for entry in entries}))
+    classes = tuple(sorted({entry.label for entry in entries} - {""}))
     return Listing(classes, tuple(sorted(entries, key=lambda entry: entry.path)), ignored)
 
 
@@ -89,8 +99,12 @@ def _dicom_files(table: Path, line: int, folder: str, files: Sequence[str]) -> l
     return dicom
 
 
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the table's rows with their line numbers; names and values are stripped of blanks."""
+def _rows(table: Path, wanted: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Return the table's rows with their line numbers; names and values are stripped of blanks.
+
+    Raises:
+        DataError: the table cannot be read, or lacks one of the columns `wanted`.
+    """
     try:
         # utf-8-sig: Excel begins its UTF-8 files with a byte order mark.
         with table.open(encoding="utf-8-sig", newline="") as stream:
@@ -105,7 +119,7 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         raise DataError(f"{table} is not UTF-8 text ({problem.reason}). Save it as CSV UTF-8.") from problem
     except (OSError, csv.Error) as problem:
         raise DataError(f"{table} cannot be read as CSV ({problem}). Save it as plain CSV with commas.") from problem
-    absent = [name for name in ("file_name", "label") if name not in header]
+    absent = [name for name in wanted if name not in header]
     if absent:
         raise DataError(
             f"{table} lacks the column{'s' if len(absent) > 1 else ''} {', '.join(absent)}; it has "

@@ -44,26 +44,35 @@ def matches(root: Path) -> bool:
     return len(archives) == 1 and not walk(root).folders
 
 
-def listing(root: Path) -> Listing:
+def listing(root: Path, *, labelled: bool = True) -> Listing:
     """Return every image of the archive with its class and split.
+
+    Args:
+        root: the archive, or the folder that it is alone in.
+        labelled: whether to read labels; without them there may be none, and there are no classes.
 
     Raises:
         DataError: the archive or its labels cannot be used.
     """
     path, ignored = (root, ()) if not root.is_dir() else _alone(root)
-    parts = tables(path)
+    parts = tables(path, labelled=labelled)
     # This also unpacks the images, once and for all processes that are started later.
     lengths = {part: len(as_images(open_member(path, images), path, images)) for part, (images, _) in parts.items()}
-    numbers = {part: _labels(path, labels, lengths[part]) for part, (_, labels) in parts.items()}
-    names = _class_names(path, numbers)
+    if labelled:
+        numbers = {part: _labels(path, labels, lengths[part]) for part, (_, labels) in parts.items()}
+        names = _class_names(path, numbers)
+        found = {part: [names[label] for label in labels] for part, labels in numbers.items()}
+        classes = tuple(sorted(set(names.values())))
+    else:
+        found, classes = {part: [""] * length for part, length in lengths.items()}, ()
     entries = tuple(
-        Entry(path.name, names[label], split="" if part == "images" else part, part=f"{part}[{index}]")
-        for part, labels in numbers.items()
+        Entry(path.name, label, split="" if part == "images" else part, part=f"{part}[{index}]")
+        for part, labels in found.items()
         for index, label in enumerate(labels)
     )
     if not entries:
-        raise DataError(f"{path}: holds no images; at least two for each class were wanted")
-    return Listing(tuple(sorted(set(names.values()))), entries, ignored)
+        raise DataError(f"{path}: holds no images; at least two{' for each class' if labelled else ''} were wanted")
+    return Listing(classes, entries, ignored)
 
 
 def _alone(root: Path) -> tuple[Path, tuple[str, ...]]:

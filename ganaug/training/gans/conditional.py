@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ganaug.config import FitConfig
 from ganaug.distributed import rank, sum_over_processes, world_size
@@ -18,7 +18,7 @@ from ganaug.models.labels import set_class_share
 from ganaug.plugins import load_plugin
 from ganaug.training.augment import augment, profile
 from ganaug.training.batches import derived_seed
-from ganaug.training.ema import update_ema
+from ganaug.training.gans._base import BaseGAN
 from ganaug.training.penalties import (
     backward_penalized,
     between,
@@ -69,7 +69,7 @@ def class_share(config: FitConfig, progress: float) -> float:
     return max(0.0, (progress - start) / (end - start))
 
 
-class GAN:
+class GAN(BaseGAN):
     """A class-conditional generator and discriminator, their optimizers, and the generator's moving average.
 
     Args:
@@ -93,7 +93,6 @@ class GAN:
         bf16: bool,
         counts: Sequence[int] | None = None,
     ) -> None:
-        self.config, self.device, self.bf16 = config, device, bf16
         self.loss = load_plugin("ganaug.training.losses", config.loss)
         self.penalty = self.loss.PENALTY if config.penalty == "auto" else config.penalty
         self.critic_steps = config.critic_steps or self.loss.CRITIC_STEPS
@@ -104,24 +103,20 @@ class GAN:
                 build_network(config.arch, part, vars(config), size=size, channels=channels, classes=classes)
                 for part in ("Generator", "Discriminator")
             ]
-        self.generator, self.discriminator = (place(part, device) for part in parts)
+        generator, discriminator = (place(part, device) for part in parts)
         self._share: float | None = class_share(config, 0.0)
-        for network in (self.generator, self.discriminator):
+        for network in (generator, discriminator):
             set_class_share(network, self._share)
-        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
-        self.optimizers = [self._adam(self.discriminator), self._adam(self.generator)]
+        average = copy.deepcopy(generator).requires_grad_(False).eval()
+        super().__init__(
+            config, generator=generator, discriminator=discriminator, average=average, device=device, bf16=bf16
+        )
+        self.classes = classes
         counts = counts or [1] * classes
         self.noise = embedding_noise(counts, config.embedding_noise).to(device) if config.embedding_noise else None
         self.augment_raise = augment_raise(counts, config.augment_rare).to(device) if config.augment_rare else None
         self.gamma_log = torch.zeros((), device=device)
         """Logarithm of the factor on `gamma` (see `confidence`)."""
-        self.random = torch.Generator(device)
-        self.attempt = 0
-        """Rollbacks so far: each one draws other random numbers and halves the learning rate."""
-
-    def _adam(self, network: nn.Module) -> torch.optim.Adam:
-        betas = (0.0, self.config.beta2[0])
-        return torch.optim.Adam(network.parameters(), lr=self.config.lr[0], betas=betas, fused=True)
 
     def step(self, images: Tensor, labels: Tensor, step: int, progress: float) -> dict[str, Tensor]:
         """Take one step of the discriminator, and in every `critic_steps`-th call one of the generator.
@@ -171,21 +166,12 @@ class GAN:
             self._update(1, total)
         sum_over_processes(list(metrics.values()))
         self._steer(metrics["confidence"], progress)
-        update_ema(
-            self.average,
-            self.generator,
-            images=len(images) * world_size(),
-            half_life_kimg=cosine(config.ema_half_life_kimg, progress, config.burn_in),
-        )
+        self._update_average(len(images), progress)
         return {**metrics, "gamma_factor": self.gamma_log.exp()}
 
     def _schedule(self, progress: float) -> None:
-        config = self.config
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = cosine(config.lr, progress, config.burn_in) * 0.5**self.attempt
-                group["betas"] = (0.0, cosine(config.beta2, progress, config.burn_in))
-        if (share := class_share(config, progress)) != self._share:
+        super()._schedule(progress)
+        if (share := class_share(self.config, progress)) != self._share:
             for network in (self.generator, self.discriminator):
                 set_class_share(network, share)
             self._share = share
@@ -302,66 +288,19 @@ class GAN:
             loss: Tensor = self.loss.generator_loss(real, fake)
         return loss
 
-    def _update(self, which: int, loss: Tensor) -> None:
-        optimizer = self.optimizers[which]
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        sum_over_processes([*gradients, loss])
-        # A step that left the finite numbers is skipped, not repaired, and the loop counts it. The optimizer's kernel
-        # skips it itself, as it does for torch.amp.GradScaler: asking here would make a GPU wait for its answer.
-        optimizer.found_inf = (~torch.isfinite(loss)).float()  # type: ignore[attr-defined]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
-
-    def _seed(self, step: int, use: str) -> None:
-        self.random.manual_seed(derived_seed(self.config.seed, "step", step, self.attempt, use))
-
-    def _seeded(self, step: int, use: str, *shape: int) -> Tensor:
-        self._seed(step, use)
-        return torch.randn(*shape, generator=self.random, device=self.device)
-
     @torch.inference_mode()
     def sample(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Return float32 images in [-1, 1], N×C×H×W or N×C×D×H×W, from the averaged weights."""
         return self.average(latents.to(self.device), labels.to(self.device)).float().clamp(-1, 1)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the full state as named tensors: three networks and two optimizers."""
-        named: dict[str, Tensor] = {"steering/gamma_log": self.gamma_log}
-        for name, network in self._networks().items():
-            named |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
-        for which, optimizer in enumerate(self.optimizers):
-            for index, entries in optimizer.state_dict()["state"].items():
-                named |= {f"adam{which}/{index}/{key}": value for key, value in entries.items()}
-        return named
+    def random_batch(self, count: int, noise: torch.Generator, *, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return random images (C×spatial each) and labels, to try a step with."""
+        images = torch.rand(count, *shape, device=self.device, generator=noise) * 2 - 1
+        return images, torch.arange(count, device=self.device) % self.classes
 
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `tensors` returned."""
-        groups: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            group, _, rest = key.partition("/")
-            groups.setdefault(group, {})[rest] = value
-        for name, network in self._networks().items():
-            network.load_state_dict(groups[name])
+    def _more_state(self) -> Mapping[str, Tensor]:
+        return {"steering/gamma_log": self.gamma_log}
+
+    def _load_more_state(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
         self._share = None
         self.gamma_log = groups["steering"]["gamma_log"].to(self.device)
-        for which, optimizer in enumerate(self.optimizers):
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in groups.get(f"adam{which}", {}).items():
-                index, _, entry = key.partition("/")
-                state.setdefault(int(index), {})[entry] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-            for parameter, entries in optimizer.state.items():
-                for key, value in entries.items():
-                    # The fused update walks through memory: moments need the layout of their parameter.
-                    if value.shape == parameter.shape:
-                        entries[key] = torch.empty_like(parameter).copy_(value)
-
-    def _networks(self) -> dict[str, nn.Module]:
-        return {
-            "generator": self.generator,
-            "discriminator": self.discriminator,
-            "average": self.average,
-        }

@@ -1,0 +1,136 @@
+"""Residual translation networks and a patch discriminator, for images and volumes of any size.
+
+Sources: Johnson et al., "Perceptual losses for real-time style transfer and super-resolution" (2016), appendix:
+encoder, residual blocks on a coarse grid, decoder; Odena et al., "Deconvolution and checkerboard artifacts" (2016):
+resize, then convolve; Isola et al., "Image-to-image translation with conditional adversarial networks" (2017), section 3.2: the
+discriminator judges patches. The residual blocks are those of `archs.modern`, without instance normalization, which
+forgets an image's own brightness and makes seams between tiles; the encoder's features are added again on the way up.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from ganaug.models import channels_last
+from ganaug.models.archs.modern import ResidualBlock, downsample
+from ganaug.models.conv import Conv
+
+_DISCRIMINATOR_LEVELS = 3
+
+
+class Generator(nn.Module):
+    """Images to images of the same size: ``forward(images: N×C×spatial, to: N) -> (made: N×C'×spatial, mask or None)``.
+
+    The result is about [-1, 1], not clamped. A `residual` network makes x + mask · Δ, with Δ in [-2, 2] and 0 at the
+    start; without a mask head the mask is 1. Sides must be multiples of `stride`.
+
+    Args:
+        size: sides of the training images, of which only their number counts.
+        channels: C and C'.
+        targets: how many domains it translates to; with more than one the target enters every residual block by FiLM.
+        widths: channels of the stages, from the coarsest up to the finest; each is half as coarse as the one before.
+        blocks: residual blocks on the coarsest grid.
+        stem: factor by which the finest stage is coarser than the image.
+        residual: make the difference to the input, not the image itself.
+        mask: add a head that confines the difference.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: Sequence[int],
+        channels: int,
+        targets: int,
+        widths: Sequence[int],
+        blocks: int,
+        group_width: int,
+        expansion: float,
+        label_dim: int,
+        stem: int,
+        residual: bool,
+        mask: bool,
+    ) -> None:
+        super().__init__()
+        dims = len(size)
+        fine = list(widths)[::-1]
+        self.residual, self.channels, self.masked = residual, channels, mask and residual
+        self.stride = stem * 2 ** (len(fine) - 1)
+        self.mode = "bilinear" if dims == 2 else "trilinear"
+        self.embed = nn.Embedding(targets, label_dim) if targets > 1 else None
+        # A stem of patches that do not overlap keeps the coarse pixels centered on theirs, as the averages below do.
+        self.input = Conv(dims, channels, fine[0], 3 if stem == 1 else stem, stride=stem)
+        self.down = nn.ModuleList(Conv(dims, a, b, 3) for a, b in itertools.pairwise(fine))
+        film = label_dim if targets > 1 else None
+        self.trunk = nn.ModuleList(
+            ResidualBlock(dims, fine[-1], expansion=expansion, group_width=group_width, label_dim=film)
+            for _ in range(blocks)
+        )
+        self.up = nn.ModuleList(Conv(dims, b, a, 3) for a, b in reversed(list(itertools.pairwise(fine))))
+        self.head = Conv(dims, fine[0] + (channels if stem > 1 else 0), fine[0], 3)
+        self.output = Conv(dims, fine[0], channels + self.masked, 3)
+        self.stem = stem
+        # A 3×3 convolution reaches one of its own pixels far, and so does bilinear resampling, one of the coarse ones.
+        coarse = self.stride
+        self.reach = 2 + (1 if stem == 1 else 2 * stem) + blocks * coarse
+        """Pixels on every side, at most, on which an output pixel depends."""
+        for level in range(1, len(fine)):
+            step = stem * 2**level
+            self.reach += step + step // 2 + step + step
+        with torch.no_grad():
+            self.output.weight.mul_(0.0 if residual else 0.5)
+
+    def forward(self, images: Tensor, to: Tensor) -> tuple[Tensor, Tensor | None]:
+        embedded = None if self.embed is None else self.embed(to)
+        x = self.input(channels_last(images), bend=True)
+        kept = []
+        for layer in self.down:
+            kept.append(x)
+            x = layer(downsample(x, tuple(side // 2 for side in x.shape[2:])), bend=True)
+        for block in self.trunk:
+            x = cast(ResidualBlock, block)(x, embedded)
+        for layer in self.up:
+            x = layer(F.interpolate(x, scale_factor=2, mode=self.mode, align_corners=False), bend=True)
+            x = x + kept.pop()
+        if self.stem > 1:
+            x = F.interpolate(x, scale_factor=self.stem, mode=self.mode, align_corners=False)
+            x = torch.cat([x, images.to(x.dtype)], dim=1)
+        made = self.output(self.head(x, bend=True)).float()
+        if not self.residual:
+            return made, None
+        change = 2 * torch.tanh(made[:, : self.channels] / 2)
+        if not self.masked:
+            return images + change, None
+        mask = torch.sigmoid(made[:, self.channels :])
+        return images + mask * change, mask
+
+
+class Discriminator(nn.Module):
+    """Images to the logits of overlapping patches: ``forward(images: N×C×spatial, domain: N) -> N×P``, a head a domain.
+
+    Every weight is divided by its largest singular value (Miyato et al. 2018).
+    """
+
+    def __init__(self, *, size: Sequence[int], channels: int, domains: int, widths: Sequence[int], stem: int) -> None:
+        super().__init__()
+        dims = len(size)
+        fine = list(widths)[::-1]
+        fine += [fine[-1]] * (_DISCRIMINATOR_LEVELS - len(fine))
+        layers = [Conv(dims, channels, fine[0], 3 if stem == 1 else 2 * stem - 1, stride=stem)]
+        layers += [Conv(dims, a, b, 3, stride=2) for a, b in itertools.pairwise(fine)]
+        layers.append(Conv(dims, fine[-1], fine[-1], 3))
+        self.layers = nn.ModuleList(spectral_norm(layer) for layer in layers)
+        self.logits = spectral_norm(Conv(dims, fine[-1], domains, 1))
+
+    def forward(self, images: Tensor, domain: Tensor) -> Tensor:
+        x = channels_last(images)
+        for layer in self.layers:
+            x = layer(x, bend=True)
+        heads = self.logits(x).flatten(2)
+        return heads[torch.arange(len(heads), device=heads.device), domain]
