@@ -28,10 +28,11 @@ from ganaug.evaluation.leak import refuse_leak
 from ganaug.evaluation.study import run_study
 from ganaug.files import disk_errors, prepare_output, write_json
 from ganaug.models.device import choose_device
-from ganaug.sampling import Sampler, SyntheticBank, load
+from ganaug.sampling import Sampler, SyntheticBank
 from ganaug.sampling.counts import balancing_counts
 from ganaug.sampling.export import export_folder
 from ganaug.sampling.preview import preview
+from ganaug.sampling.sampler import load_sampler
 from ganaug.training.fit import fit
 from ganaug.training.plan import make_plan
 
@@ -117,7 +118,7 @@ def run_demo(
                 f"real images' (least: '{last['diversity_least_class']}' {last['diversity_least']:.2f})"
             )
         with chapter("ganaug sample  (balanced)"):
-            gan = load(run.path, device=device)
+            gan = load_sampler(run.path, device=device)
             missing = balancing_counts(train.counts)
             export_folder(gan, out / "synthetic", counts=missing, show_progress=talk)
             # Twice what balance asks for, so that each seed of the study mixes other images; and as many of every class

@@ -32,8 +32,8 @@ CONTRASTS = {
 }
 """Intensity of each tissue, for a clean scan in [0, 1]."""
 
-LESION_RADIUS = 0.1
-"""Smallest radius of a lesion along each axis, for a head that fills -1 to 1; the largest is 1.6 times that."""
+LESION_RADII = (0.12, 0.18)
+"""Smallest and largest radius of a lesion along each axis, for a head that fills -1 to 1."""
 
 _TEXTURE = 0.06
 """Size of the tissue's own smooth relative variation, twice its standard deviation; the same in both contrasts."""
@@ -164,22 +164,23 @@ def at_site(image: np.ndarray, site: Site, rng: np.random.Generator) -> np.ndarr
 def lesion_score(image: np.ndarray, of: Scan, contrast: str) -> float:
     """Return how much of a lesion there is at the place in the brain that looks most like one: about 0 or about 1.
 
-    The anatomy says what a healthy brain would look like, the image itself how bright its tissues are: the rendering is
-    fitted to it by a smooth gain and a factor for white matter. What remains is compared, in every window as large as
-    the smallest lesion, to what a lesion would leave; the score is the least-squares amplitude, 1 for a true lesion.
+    The anatomy says what a healthy brain would look like, the image itself how bright and how sharp it is: the clean
+    image is fitted to it by a smooth gain, a shift of white matter and a blur. What remains is compared, in every
+    window that fits into the smallest lesion, to what a lesion would leave; the score is the least-squares amplitude.
     """
     healthy = render(of.anatomy, contrast)
     brain = of.anatomy.shares[GRAY] + of.anatomy.shares[WHITE] > 0.95
     remains = np.zeros_like(image)
     remains[brain] = _unexplained(image, healthy, of.anatomy, brain)
     step = np.where(brain, CONTRASTS[contrast][LESION] * of.anatomy.texture - healthy, 0)
-    power, match = (_boxed(step * values, _window(image.shape)) for values in (step, remains))
+    window = _window(image.shape)
+    power, match, room = (_boxed(values, window) for values in (step * step, step * remains, brain))
     # In a window with little brain noise alone could make a high score.
-    enough = power > 0.4 * power.max()
+    enough = room > 0.7 * room.max()
     return float((match[enough] / power[enough]).max())
 
 
-def lesion_found(image: np.ndarray, of: Scan, contrast: str, *, threshold: float = 0.5) -> bool:
+def lesion_found(image: np.ndarray, of: Scan, contrast: str, *, threshold: float = 0.35) -> bool:
     """Return whether an image of the head of `of`, in `contrast`, shows a lesion anywhere in the brain.
 
     Whether and where `of` has a lesion makes no difference, so created and lost lesions are found alike.
@@ -192,7 +193,8 @@ def _unexplained(image: np.ndarray, healthy: np.ndarray, anatomy: Anatomy, brain
     values, base = image[brain], healthy[brain]
     axes = [np.broadcast_to(axis, image.shape)[brain] for axis in _grid(image.shape)[-image.ndim :]]
     smooth = [np.ones_like(base), *axes, *(first * second for first, second in _pairs(axes))]
-    terms = np.stack([*(base * field for field in smooth), anatomy.shares[WHITE][brain]], axis=1)
+    blurred = _boxed(healthy, [3] * image.ndim)[brain] / 3**image.ndim
+    terms = np.stack([*(base * field for field in smooth), anatomy.shares[WHITE][brain], blurred], axis=1)
     kept = np.ones(len(values), bool)
     for _ in range(3):
         remains = values - terms @ np.linalg.lstsq(terms[kept], values[kept])[0]
@@ -231,7 +233,7 @@ def draw_anatomy(rng: np.random.Generator, size: tuple[int, ...]) -> Anatomy:
 def _draw_lesion(rng: np.random.Generator, head: _Head, folds: np.ndarray) -> np.ndarray:
     """Return a lesion's share of each pixel: a small ellipsoid somewhere within gray and white matter."""
     tissue = head.shares[GRAY] + head.shares[WHITE]
-    radii = rng.uniform(LESION_RADIUS, 1.6 * LESION_RADIUS, 3)
+    radii = rng.uniform(*LESION_RADII, 3)
     # Where its window is brain throughout; else, in a tiny image, where there is brain at all.
     room = _boxed(tissue, _window(tissue.shape))
     places = np.flatnonzero(room > 0.9 * room.max())
@@ -240,7 +242,7 @@ def _draw_lesion(rng: np.random.Generator, head: _Head, folds: np.ndarray) -> np
     distance = np.sqrt(
         sum(((axis - at) / radius) ** 2 for axis, at, radius in zip(head.grid, place, radii, strict=True))
     )
-    return tissue * _soft(distance + 0.2 * folds, min(radii[1:]), head.pixel)
+    return tissue * _soft(distance + 0.1 * folds, min(radii[1:]), head.pixel)
 
 
 class _Head:
@@ -296,7 +298,7 @@ def _grid(size: tuple[int, ...], *, height: float = 0.0) -> Grid:
         ((np.arange(side) - (side - 1) / 2) / half).astype(np.float32) for side, half in zip(size, halves, strict=True)
     ]
     y, x = axes[-2][:, None], axes[-1]
-    return (axes[0][:, None, None] if len(size) == 3 else np.float32(height), y, x)
+    return (axes[0][:, None, None] if len(size) == 3 else np.array(height, np.float32), y, x)
 
 
 def _waves(grid: Grid, rng: np.random.Generator, *, count: int, frequency: tuple[float, float]) -> np.ndarray:
@@ -308,9 +310,11 @@ def _waves(grid: Grid, rng: np.random.Generator, *, count: int, frequency: tuple
     directions *= (rng.uniform(*frequency, count) / np.linalg.norm(directions, axis=1))[:, None]
     phases = np.exp(1j * rng.uniform(0, 2 * np.pi, count))
     # A plane wave is a product over the axes, so the sum over waves is one product of matrices.
-    z, y, x = (np.exp(1j * np.outer(along, axis)) for along, axis in zip(directions.T, grid, strict=True))
+    z, y, x = (
+        np.exp(1j * np.outer(along, axis)).astype(np.complex64) for along, axis in zip(directions.T, grid, strict=True)
+    )
     plane = (y[:, :, None] * x[:, None, :]).reshape(count, -1)
-    field = ((z * phases[:, None]).T.astype(np.complex64) @ plane.astype(np.complex64)).real
+    field = ((z * phases[:, None].astype(np.complex64)).T @ plane).real
     return field.reshape(np.broadcast_shapes(*(axis.shape for axis in grid))) / np.sqrt(count / 2, dtype=np.float32) / 2
 
 
@@ -384,7 +388,7 @@ def write_phantoms(root: Path, cases: Iterable[Case], *, dtype: str = "uint8", n
 def _window(size: tuple[int, ...]) -> list[int]:
     """Return the odd sides of a window about as large as the smallest lesion."""
     halves = [*(side / 2 for side in size[:-2]), *[min(size[-2:]) / 2] * 2]
-    return [2 * int(LESION_RADIUS * half * 0.75) + 1 for half in halves]
+    return [2 * int(LESION_RADII[0] * half * 0.75) + 1 for half in halves]
 
 
 def _boxed(values: np.ndarray, window: list[int]) -> np.ndarray:

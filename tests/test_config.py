@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from ganaug.config import FitConfig, load_recipe, parse_assignments, recipe_folder, recipe_names
 from ganaug.errors import ConfigError
 from ganaug.models import build_network
+from ganaug.models.translation import Translation, build_translation
 from ganaug.plugins import load_plugin
 from ganaug.training.augment import profile
+from ganaug.training.translating import TRANSLATION_MODELS
+from tests.tiny import UINT8
 
 SIZES = {"px16": (16, 16), "px32": (32, 32), "px64": (64, 64), "px128": (128, 128), "vol32": (24, 32, 32)}
 
@@ -34,6 +37,12 @@ def test_a_recipe_is_valid_and_its_networks_can_be_built(name: str) -> None:
     load_plugin("ganaug.training.losses", config.loss)
     profile(config.augment)
     size = SIZES.get(name, (32, 32))
+    if config.model in TRANSLATION_MODELS:
+        translation = Translation("class", ("a", "b", "c"), ("a", "b"), (UINT8,) * 3, (), True, "")
+        with torch.device("meta"):
+            network = build_translation(vars(config), translation, size=size, channels=3)
+        assert sum(p.numel() for p in network.parameters()) > 1000
+        return
     for part in ("Generator", "Discriminator"):
         with torch.device("meta"):
             network = build_network(config.arch, part, vars(config), size=size, channels=3, classes=5)

@@ -20,6 +20,7 @@ from ganaug.data.leak import training_contents
 from ganaug.sampling import Sampler, SyntheticBank, load
 from ganaug.training.run import Run
 from tests.dicoms import AXIAL, write_image
+from tests.sampling.translation_models import make_translator
 from tests.tiny import make_model, write_shapes
 
 PAGES = Path(__file__).parents[1] / "docs" / "how-to"
@@ -134,6 +135,18 @@ def test_monai(ct: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert "('lesion', 'normal') (1, 16, 12) int16 -1024.0 976.0" in printed
     assert "6 held-out images: 6 compared by file, 6 by content, 6 by group" in printed
     assert re.search(r"\d synthetic of \d \{'(real|noise)'", printed)
+
+
+def test_translate(scans: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(scans)
+    make_translator(scans / "runs" / "lesions" / "generator.safetensors")
+    with pytest.warns(UserWarning, match="does not know what its generator was trained on"):
+        run_page("translate", {})
+    printed = capsys.readouterr().out
+    assert "class ('cross', 'disk', 'ring') ('cross', 'disk', 'ring')" in printed
+    assert "{'cross': 0, 'disk': 0, 'ring': 8}" in printed
+    assert "refused: 6 of 9 held-out images are known" in printed
+    assert "torch.Size([2, 1, 100, 75]) torch.uint8" in printed
 
 
 @pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.stem)

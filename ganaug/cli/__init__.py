@@ -12,6 +12,7 @@ from ganaug.cli.fit import fit
 from ganaug.cli.inspect import inspect
 from ganaug.cli.preview import preview
 from ganaug.cli.sample import sample
+from ganaug.cli.translate import translate
 from ganaug.errors import GanaugError, Interrupted
 
 
@@ -73,5 +74,5 @@ def main() -> None:
     """
 
 
-for command in (inspect, fit, sample, preview, demo):  # in the order in which they are used
+for command in (inspect, fit, sample, translate, preview, demo):  # in the order in which they are used
     main.add_command(command)

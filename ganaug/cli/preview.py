@@ -98,11 +98,11 @@ def preview(
     from ganaug.data import scan
     from ganaug.data.pictures import save_picture
     from ganaug.files import disk_errors
-    from ganaug.sampling import load
     from ganaug.sampling.preview import mixing_picture
     from ganaug.sampling.preview import preview as draw
+    from ganaug.sampling.sampler import load_sampler
 
-    gan = load(run, device=device)
+    gan = load_sampler(run, device=device)
     names = [name.strip() for name in classes.split(",")] if classes else ()
     facts: dict[str, Any] = {}
     text = ""

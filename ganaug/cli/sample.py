@@ -62,13 +62,13 @@ def sample(
         raise click.UsageError("Give exactly one of --per-class, --balance and --counts.")
     wanted = _parse_counts(counts)
     from ganaug.files import keep_apart
-    from ganaug.sampling import load
     from ganaug.sampling.counts import requested_counts, slices_of
     from ganaug.sampling.export import export_folder
+    from ganaug.sampling.sampler import load_sampler
 
     for source in (run, *([balance] if balance else [])):
         keep_apart(out, source)
-    gan = load(run, device=device)
+    gan = load_sampler(run, device=device)
     summary = export_folder(
         gan,
         out,

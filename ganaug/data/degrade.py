@@ -227,7 +227,8 @@ def _line_masks(width: int, factor: int) -> np.ndarray:
     line = torch.zeros(1, width, 2)
     masks = []
     for seed in range(_TRIED_SEEDS):
-        sample = EquispacedKspaceMask([center / width], [factor], spatial_dims=1).set_random_state(seed)
+        sample = EquispacedKspaceMask([center / width], [factor], spatial_dims=1)
+        sample.set_random_state(seed)
         sample(line)
         both_signs = np.fft.ifftshift(sample.mask.numpy().ravel() > 0)
         masks.append(both_signs[: width // 2 + 1])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ganaug.data.layouts.npz import SUFFIX as ARCHIVE
 from ganaug.data.manifest import UNKNOWN, Item, Manifest
 from ganaug.data.names import count, few, printable
 from ganaug.errors import ConfigError, DataError
@@ -264,7 +265,7 @@ def _site_names(source: Manifest, target: Manifest) -> tuple[str, str]:
 
 def _places(manifest: Manifest) -> list[str]:
     """Return the archive's name, where one holds all images, and the names of the folders above, from the inside."""
-    archives = {item.path if item.path.lower().endswith(".npz") else "" for item in manifest.items}
+    archives = {item.path if item.path.lower().endswith(ARCHIVE) else "" for item in manifest.items}
     archive = archives.pop() if len(archives) == 1 else ""
     inside = [Path(archive).stem] if archive else []
     return [*inside, *reversed(manifest.root.parts[1:])]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
+from ganaug.data.layouts.npz import SUFFIX as ARCHIVE
 from ganaug.data.manifest import UNKNOWN, Item, Manifest
 from ganaug.data.mixtures import size_text
 from ganaug.data.names import count, few, printable
@@ -21,7 +23,10 @@ SAMPLED = 32
 """Pairs that are looked at for shifts."""
 
 CLEARER = 0.05
-"""How much more alike the edges must be after the shift than before it: less is chance, above all between contrasts."""
+"""How much more alike (by correlation) the edges must at least be after a shift than before it."""
+
+CHANCE = 10.0
+"""Divided by the root of the number of pixels: as much more alike as noise may be at the best of all shifts."""
 
 _LONGEST = {2: 256, 3: 96}
 """Images and volumes with longer sides are reduced before they are compared."""
@@ -32,7 +37,7 @@ def pair_by_stem(manifest: Manifest, names: Sequence[str]) -> tuple[np.ndarray, 
 
     Two images are a pair if they have the same stem: the path without suffix (``.nii.gz`` is one) and without the first
     part that is the domain's name, such as ``p1/007`` for ``t2/p1/007.nii.gz`` and for ``p1/t2/007.png``. Of a DICOM
-    series the folder counts, and slices pair with slices of their number.
+    series the folder counts; slices, and images of archives, pair by their number.
 
     Args:
         manifest: of `by_class`, `by_column` or `joined` in `ganaug.data.domains`.
@@ -65,7 +70,7 @@ def pair_by_stem(manifest: Manifest, names: Sequence[str]) -> tuple[np.ndarray, 
     first, second = ({stem: at[0] for stem, at in found.items() if at} for found in stems)
     shared = sorted(first.keys() & second.keys())
     if not shared:
-        examples = " and ".join(few(sorted(found), 1) or "none" for found in (first, second))
+        examples = " and ".join(printable(min(found, default="none")) for found in (first, second))
         raise DataError(
             f"No image of {printable(names[0])} has the same stem as one of {printable(names[1])} in {manifest.root}: "
             f"the stems are such as {examples}. Two folders with the same file names were wanted, or train without "
@@ -133,10 +138,11 @@ def _stems(manifest: Manifest, name: str) -> dict[str, list[int]]:
 
 
 def _stem(item: Item, name: str) -> str:
+    suffix = suffix_of(item.path) or (ARCHIVE if item.path.lower().endswith(ARCHIVE) else "")
     # The files of a series are numbered by the scanner, and seldom alike in two of them.
-    path = item.path.rpartition("/")[0] if item.files else item.path[: len(item.path) - len(suffix_of(item.path))]
+    path = item.path.rpartition("/")[0] if item.files else item.path[: len(item.path) - len(suffix)]
     parts = path.split("/")
-    if name in parts[:-1] or (name == parts[-1] and (item.part or item.files)):
+    if name in parts[:-1] or (name == parts[-1] and (suffix == ARCHIVE or item.files)):
         parts.remove(name)
     return "/".join(parts) + (f"#{item.part}" if item.part else "")
 
@@ -178,7 +184,8 @@ def _shift(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:
     if not (fixed.any() and moving.any()):
         return None
     back = phase_cross_correlation(fixed, moving)[0].astype(int)
-    if _likeness(fixed, moving, back) < _likeness(fixed, moving, np.zeros_like(back)) + CLEARER:
+    gain = _likeness(fixed, moving, back) - _likeness(fixed, moving, np.zeros_like(back))
+    if gain < max(CLEARER, CHANCE / math.sqrt(fixed.size)):
         return None
     return -back * np.array(steps)
 

@@ -25,7 +25,7 @@ from ganaug.errors import ConfigError
 from ganaug.mixing.stored import same_units
 from ganaug.sampling.bank import SyntheticBank
 from ganaug.sampling.request import ImageSource, Request
-from ganaug.sampling.sampler import load
+from ganaug.sampling.sampler import load_sampler
 
 _REMEDY = "Scale behind the over-sampler (a later step of the pipeline), or bring X to the units of the training files."
 
@@ -175,14 +175,14 @@ class GANOverSampler(BaseOverSampler):
         with tempfile.TemporaryDirectory(prefix="ganaug-") as folder:
             data = Path(folder, "images.npz")
             np.savez(data, images=np.moveaxis(kept, 1, -1), labels=np.searchsorted(self.classes_, y))
-            return load(fit(data, Path(folder, "run"), **settings).path, device=settings.get("device", "auto"))
+            return load_sampler(fit(data, Path(folder, "run"), **settings).path, device=settings.get("device", "auto"))
 
 
 def _opened(source: Any) -> SyntheticBank | ImageSource:
     if not isinstance(source, str | os.PathLike):
         return source
     path = Path(source)
-    return SyntheticBank.open(path) if (path / "bank.json").is_file() else load(path)
+    return SyntheticBank.open(path) if (path / "bank.json").is_file() else load_sampler(path)
 
 
 def _place(label: Any, classes: Sequence[str]) -> int:

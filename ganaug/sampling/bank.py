@@ -39,8 +39,8 @@ REGENERATE = "Make the bank again: ganaug sample RUN --out DIR --format bank --o
 class SyntheticBank:
     """Synthetic images with their classes and origin, in a folder of ``.npy`` files and a JSON header.
 
-    Open one with `SyntheticBank.open`, make one with `SyntheticBank.generate` or `SyntheticBank.translate`. Opening reads the headers
-    alone, however many images there are; arrays are mapped on first use and never pickled, so that an
+    Open one with `SyntheticBank.open`, make one with `SyntheticBank.generate` or `SyntheticBank.translate`. Opening
+    reads the headers alone, however many images there are; arrays are mapped on first use and never pickled, so that an
     instance is safe and cheap to send to data-loading workers.
     """
 
@@ -62,8 +62,8 @@ class SyntheticBank:
     """SHA-256 of the label and index columns, and of the sources of translated images, checked when each is first
     used."""
     train_manifest_sha256: str = ""
-    """SHA-256 of the bank's copy of the run's ``train_manifest.json``, which of translated images also has the hashes of
-    their sources; empty if it has none."""
+    """SHA-256 of the bank's copy of the run's ``train_manifest.json``, to which those of translated images add the
+    hashes of their sources; empty if it has none."""
 
     @classmethod
     def open(cls, path: str | Path) -> SyntheticBank:

@@ -30,8 +30,8 @@ from ganaug.data.reading import scan
 from ganaug.errors import ConfigError, DataError, ModelFileError
 
 MANIFEST = "train_manifest.json"
-"""The file of hashes, in a run folder and in a bank. That of a bank of translated images also has the hashes of the real
-images that they were made from: a translated test image is a test image."""
+"""The file of hashes, in a run folder and in a bank. That of a bank of translated images also has the hashes of the
+real images that they were made from: a translated test image is a test image."""
 
 TRAINING_KNOWN = "training_known"
 """Key of such a file that is False where it knows the sources of a bank's images alone, and not the training."""
@@ -64,7 +64,8 @@ def validate_against(
 ) -> LeakReport:
     """Raise if validation or test data are known to the generator of a bank or sampler: hold them against its training.
 
-    The real images that a bank's were translated from count as known too. Files are compared by their bytes, images by their pixels, patients by their names; see `ganaug.data.leak`.
+    The real images that a bank's were translated from count as known too. Files are compared by their bytes, images by
+    their pixels, patients by their names; see `ganaug.data.leak`.
 
     Args:
         source: the bank, or the sampler of a run folder.

@@ -15,14 +15,15 @@ from ganaug.data.archives import part_sha256
 from ganaug.data.grid import Grid, to_grid
 from ganaug.data.leak import training_contents
 from ganaug.data.manifest import UNKNOWN, Manifest, hash_content
-from ganaug.data.reading import scan
 from ganaug.data.readers import as_stored
+from ganaug.data.reading import scan
 from ganaug.data.scales import file_knots
 from ganaug.data.tensors import load_tensor
 from ganaug.errors import ConfigError, DataError
 from ganaug.sampling.counts import slices_of
 from ganaug.sampling.leak import TRAINING_KNOWN
 from ganaug.sampling.translator import Translator
+
 
 @dataclass(frozen=True, eq=False)
 class Sources:
@@ -161,7 +162,9 @@ def with_sources(manifest: bytes | None, hashes: Mapping[str, Sequence[str]]) ->
     The leak guard then knows the sources as it knows the training images. Without a manifest the result says that it
     knows nothing else.
     """
-    values = {"classes": [], "files": [], TRAINING_KNOWN: False} if manifest is None else json.loads(manifest)
+    values: dict[str, Any] = (
+        {"classes": [], "files": [], TRAINING_KNOWN: False} if manifest is None else json.loads(manifest)
+    )
     for key, added in hashes.items():
-        values[key] = sorted({*values.get(key, ()), *added} - {""})
+        values[key] = sorted({*values.get(key, []), *added} - {""})
     return (json.dumps(values) + "\n").encode()

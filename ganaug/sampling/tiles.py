@@ -1,16 +1,16 @@
 """Large images through a network in tiles, with the result that the whole image would give.
 
 A convolutional network without normalization over space has a reach: no output pixel depends on input pixels farther
-away. A tile with a margin of that width has the right result in its core, and only the core is kept. Nothing is blended:
-windows that overlap by half and are averaged (Gaussian or not) cost as much, and differ from the whole image wherever
-the margins are narrower than the reach.
+away. A tile with a margin of that width has the right result in its core, and only the core is kept. Nothing is
+blended: windows that overlap by half and are averaged, by Gaussian weights or not, cost as much, and still mix in what
+was computed too close to a border.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -56,10 +56,17 @@ def in_tiles(
     else:
         made = torch.empty(images.shape, dtype=torch.float32, device=images.device)
         for spans in itertools.product(*axes):
-            tile = network(images[(..., *(slice(begin, end) for begin, end, _, _ in spans))])
-            inside = (slice(first - begin, last - begin) for begin, _, first, last in spans)
-            made[(..., *(slice(first, last) for *_, first, last in spans))] = tile[(..., *inside)]
-    return made[(..., *(slice(0, side) for side in sides))]
+            tile = network(_part(images, [(begin, end) for begin, end, _, _ in spans]))
+            core = _part(tile, [(first - begin, last - begin) for begin, _, first, last in spans])
+            _part(made, [(first, last) for *_, first, last in spans]).copy_(core)
+    return _part(made, [(0, side) for side in sides])
+
+
+def _part(images: Tensor, spans: Iterable[tuple[int, int]]) -> Tensor:
+    """Return a view of images between a first and a last pixel along each axis."""
+    for axis, (first, last) in enumerate(spans, start=2):
+        images = images.narrow(axis, first, last - first)
+    return images
 
 
 def plan_tiles(sides: Sequence[int], *, stride: int, reach: int, pixels: int) -> list[list[Span]]:

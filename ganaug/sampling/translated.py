@@ -1,4 +1,4 @@
-"""What is asked for when real images are to fill a bank, translated: all that determines it, and the images in batches."""
+"""What is asked for when translated images are to fill a bank: all that determines it, and the images in batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class TranslationRequest:
-    """Real images to be turned into one domain by one model; images lie class by class, and in their own order there."""
+    """Real images to be turned into one domain by one model; they lie class by class, and in their own order there."""
 
     gan: Translator
     sources: Sources
@@ -63,8 +63,8 @@ class TranslationRequest:
         if seed < 0:
             raise ConfigError(f"seed is {seed}; an integer of 0 or more was wanted.")
         sources = open_sources(gan, real, group_regex=group_regex, show_progress=show_progress)
-        domains = _domains(gan, sources)
-        domain, members = _members(gan, sources, domains, target, source)
+        domains = domains_of(gan, sources)
+        domain, members = choose(gan, sources, domains, target, source)
         if counts is not None:
             if isinstance(counts, bool) or not isinstance(counts, int) or not 1 <= counts <= len(members):
                 raise ConfigError(
@@ -164,7 +164,7 @@ class TranslationRequest:
         return self.sources.on_grid(self.chosen, self.gan.grid(self.source))
 
 
-def _domains(gan: Translator, sources: Sources) -> list[int | None]:
+def domains_of(gan: Translator, sources: Sources) -> list[int | None]:
     """Return the domain of each image: what a table says, else its class if that is one; None if neither tells."""
     found: list[int | None] = []
     for i in range(len(sources)):
@@ -173,14 +173,24 @@ def _domains(gan: Translator, sources: Sources) -> list[int | None]:
     return found
 
 
-def _members(
+def choose(
     gan: Translator,
     sources: Sources,
     domains: list[int | None],
     target: int,
     source: str | Sequence[str] | None,
 ) -> tuple[int, np.ndarray]:
-    """Return the source domain and the positions of the images to translate."""
+    """Return the source domain and the positions of the images to translate.
+
+    Args:
+        domains: of each image, see `domains_of`.
+        target: what to translate to; images of it are left out.
+        source: see `SyntheticBank.translate`.
+
+    Raises:
+        ConfigError: `source` does not fit.
+        DataError: no image is left.
+    """
     names = [source] if isinstance(source, str) else list(source or ())
     wanted = [gan.domain(name) for name in names]
     if target in wanted:

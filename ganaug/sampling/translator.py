@@ -141,8 +141,8 @@ class Translator:
         """Return images as they would be in `to`.
 
         Args:
-            images: N×C×H×W or N×C×D×H×W float in [-1, 1], in the intensity map of the domain that they come from, on any
-                device, of any size. What has more values than fit into a pass is translated in tiles (see
+            images: N×C×H×W or N×C×D×H×W float in [-1, 1], in the intensity map of the domain that they come from, on
+                any device, of any size. What has more values than fit into a pass is translated in tiles (see
                 `ganaug.sampling.tiles`).
             to: a target's name or index, or N of these indices.
 
@@ -214,8 +214,8 @@ class Translator:
             source: the domain that the images come from; see `source`.
 
         Returns:
-            The same shape, in the type and units of the target's files, on the CPU. Where source and target have one map
-            of the kind ``per-file``, each image keeps its own window.
+            The same shape, in the type and units of the target's files, on the CPU. Where source and target have one
+            map of the kind ``per-file``, each image keeps its own window.
 
         Raises:
             ConfigError: as `translate` does; the source must be named; the targets' types differ.

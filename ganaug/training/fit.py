@@ -44,6 +44,7 @@ from ganaug.training.plan import (
     with_length,
 )
 from ganaug.training.probe import choose_threads, cpu_threads
+from ganaug.training.pseudo_labels import with_target_labels
 from ganaug.training.report import write_report
 from ganaug.training.run import Run
 from ganaug.training.translating import check_translation, find_domains, scan_target, translates
@@ -124,6 +125,7 @@ def _fit(
             prepare_output(run.path, overwrite=overwrite or resume, options="--resume or --overwrite")
         wait()
         images = load_tensor(planned.manifest, planned.grid, show_progress=show_progress)
+        planned = with_target_labels(planned, images, run, show_progress=show_progress)
         if is_main():
             if fresh:
                 contents = training_contents(planned.manifest, planned.grid, images)
@@ -278,6 +280,7 @@ def _config_file(planned: Plan, group_regex: str | None) -> dict[str, Any]:
         # Numbers, not names: file names may name patients, and a run folder may be passed on.
         "left_out": {"unreadable": len(planned.manifest.skipped), "no_images": len(planned.manifest.ignored)},
         "group_regex": group_regex,
+        "images": planned.counts,
         "settings": planned.config.to_dict(),
     }
 

@@ -72,12 +72,19 @@ class Plan:
         """Channels of the training images."""
         return self.grid.channels
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of each class, or of each domain."""
+        if self.domains is None:
+            return self.manifest.counts
+        return {name: int((self.domains.of == d).sum()) for d, name in enumerate(self.domains.names)}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {
             "recipe": self.recipe,
             "images": len(self.manifest),
-            "classes": self.manifest.counts,
+            "classes" if self.domains is None else "domains": self.counts,
             "reasons": list(self.reasons),
             "intensity": self.intensity.to_dict(),
             "sizing": self.sizing and self.sizing.to_dict(),

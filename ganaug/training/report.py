@@ -9,6 +9,7 @@ from typing import Any
 
 from ganaug.files import write_atomic
 from ganaug.training.run import Run
+from ganaug.training.translating import TRANSLATION_MODELS
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>ganaug run {{ name }}</title>
@@ -18,15 +19,18 @@ pre{background:#f5f5f5;padding:1rem;overflow:auto}</style>
 <h1>Run {{ name }}</h1>
 <p>{{ last.kimg }} thousand images shown in {{ "%.1f"|format(last.seconds / 60) }} minutes
 ({{ last.images_per_second }} images/s). {{ last.skipped_steps }} steps were skipped for non-finite numbers.</p>
-<h2>Synthetic images</h2>
+{% if translates %}<h2>Translated images</h2>
+<p>Training images, below them their translations, and what they are to be compared with{{ plane }}.</p>
+{% else %}<h2>Synthetic images</h2>
 <p>One row a class, always from the same latents{{ plane }}.</p>
-<img alt="Synthetic images, one row for each class" src="data:image/png;base64,{{ picture }}">
-<h2>Diversity within each class</h2>
-<p>Mean pixel distance between samples of a class, over the same for its real images. 1 is as diverse as the data; near
-0 the class shows one image again and again.</p>
-<table><tr><th>class</th><th>training images</th><th>diversity</th></tr>
+{% endif %}<img alt="Images that the generator makes" src="data:image/png;base64,{{ picture }}">
+<h2>Diversity</h2>
+<p>Mean pixel distance between generated images of a {{ "domain" if translates else "class" }}, over the same for its
+real images. 1 is as diverse as the data; near
+0 it shows one image again and again.</p>
+<table><tr><th>{{ "domain" if translates else "class" }}</th><th>training images</th><th>diversity</th></tr>
 {% for class, value in last.diversity_by_class.items() %}
-<tr><td>{{ class }}</td><td>{{ counts[class] }}</td><td>{{ "%.2f"|format(value) }}</td></tr>
+<tr><td>{{ class }}</td><td>{{ counts.get(class, "") }}</td><td>{{ "%.2f"|format(value) }}</td></tr>
 {% endfor %}</table>
 <h2>Over the training</h2>
 <img alt="Diversity and losses over the training" src="data:image/png;base64,{{ curves }}">
@@ -42,16 +46,13 @@ def write_report(run: Run) -> None:
     pictures = sorted(run.images.glob("*.png"))
     if not rows or not pictures:
         return
-    manifest = run.train_manifest()
-    counts = dict.fromkeys(manifest["classes"], 0)
-    for entry in manifest["files"]:
-        counts[manifest["classes"][entry["label"]]] += 1
     page = jinja2.Environment(autoescape=True).from_string(_PAGE)
     config = run.config()
     html = page.render(
         name=run.path.resolve().name,
         last=rows[-1],
-        counts=counts,
+        counts=run.config_file().get("images", {}),
+        translates=config.model in TRANSLATION_MODELS,
         picture=base64.b64encode(pictures[-1].read_bytes()).decode(),
         curves=base64.b64encode(_curves(rows)).decode(),
         plane=", the central axial plane of each volume" if config.size and len(config.size) == 3 else "",

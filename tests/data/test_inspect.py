@@ -185,6 +185,21 @@ def test_advice_by_class_size() -> None:
     assert class_advice({}) == []
 
 
+def test_domains_are_told_with_their_classes() -> None:
+    rows = [("north", 0), ("north", 0), ("north", 1), ("south", 1), ("", 1)]
+    items = [make_item(f"{index}.png", domain=name, label=label) for index, (name, label) in enumerate(rows)]
+    report = inspect_manifest(make_manifest(*items))
+    assert report["domains"] == {
+        "north": {"images": 3, "classes": {"a": 2, "b": 1}},
+        "south": {"images": 1, "classes": {"b": 1}},
+    }
+    text = format_report(json.loads(json.dumps(report)))
+    assert "\n2 domains: north (3 images), south (1 image); 1 image without one\n" in text
+    plain = inspect_manifest(make_manifest(make_item("1.png")))
+    assert plain["domains"] == {}
+    assert "domain" not in format_report(plain)
+
+
 def test_the_advice_is_on_what_may_be_trained_on() -> None:
     items = [make_item(f"a/{index}.png", split="train" if index < 3 else "test") for index in range(9)]
     report = inspect_manifest(make_manifest(*items))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganaug.data.layouts import Entry, Listing, layouts
+from ganaug.data.layouts import Entry, Listing, _unlabelled, layouts
 from ganaug.data.layouts import npz as npz_layout
 from ganaug.data.reading import scan
 from ganaug.data.tensors import read_item
@@ -120,6 +120,86 @@ def test_any_text_in_a_table_is_read_back_or_refused(
         return
     labels = sorted((label.strip(), group.strip(), split.strip().lower()) for _, label, group, split in rows)
     assert sorted((entry.label, entry.group, entry.split) for entry in entries) == labels
+
+
+def test_a_table_may_name_domains(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png"):
+        save(tmp_path / name, pixels(0))
+    table(tmp_path, "1.png,a,Siemens 3T ", "2.png,a,", header="file_name,label,domain")
+    assert [entry.domain for entry in listed(tmp_path).entries] == ["Siemens 3T", ""]
+    table(tmp_path, "1.png,a", "2.png,b")
+    assert [entry.domain for entry in listed(tmp_path).entries] == ["", ""]
+
+
+# --- images without labels ---
+
+
+def unlabelled(root: Path) -> list[str]:
+    assert _unlabelled.matches(root)
+    found = _unlabelled.listing(root)
+    assert found.classes == ()
+    assert {entry.label for entry in found.entries} == {""}
+    return [f"{entry.path}#{entry.part}" if entry.part else entry.path for entry in found.entries]
+
+
+def test_a_layout_without_labels_is_never_found_by_itself() -> None:
+    assert _unlabelled not in layouts()
+
+
+def test_images_without_labels_lie_in_any_nesting(tmp_path: Path) -> None:
+    for name in ("flat.png", "p1/x.png", "p1/deep/er/x.tif"):
+        save(tmp_path / name, pixels(0))
+    put(tmp_path / "p2" / "IM0001", DICOM)
+    put(tmp_path / "set.npz", b"no zip")
+    put(tmp_path / "p1" / "notes.txt", b"x")
+    assert unlabelled(tmp_path) == ["flat.png", "p1/deep/er/x.tif", "p1/x.png", "p2/IM0001"]
+    assert _unlabelled.listing(tmp_path).ignored == ("p1/notes.txt", "set.npz")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"train_images": images(2), "train_labels": np.array([5, 6]), "test_images": images(1)},
+        {"train_images": images(2), "train_labels": np.array([[0, 1], [1, 1]]), "test_images": images(1)},
+    ],
+)
+def test_an_archive_gives_its_images_and_splits_whatever_its_labels_are(
+    tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    path = archive(tmp_path / "set.npz", **arrays)
+    assert unlabelled(path) == unlabelled(tmp_path) == ["set.npz#train[0]", "set.npz#train[1]", "set.npz#test[0]"]
+    assert [entry.split for entry in _unlabelled.listing(path).entries] == ["train", "train", "test"]
+
+
+def test_a_table_without_labels_gives_groups_splits_and_domains(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png", "3.png"):
+        save(tmp_path / "images" / name, pixels(0))
+    rows = ["images/1.png,Ann,test,A,sick", "images/2.png,Bob,,B,"]
+    table(tmp_path, *rows, header="file_name,group,split,domain,label")
+    assert unlabelled(tmp_path) == ["images/1.png", "images/2.png"]
+    found = _unlabelled.listing(tmp_path)
+    assert found.entries[0] == Entry("images/1.png", "", "Ann", "test", domain="A")
+    assert found.ignored == ("images/3.png",)
+    table(tmp_path, "images/1.png", header="name")
+    with pytest.raises(DataError, match="lacks the column file_name"):
+        _unlabelled.listing(tmp_path)
+
+
+def test_images_without_labels_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    put(tmp_path / "texts" / "x" / "notes.txt", b"x")
+    make_folder(tmp_path / "splits", {"train": 1, "Test": 1})
+    for name, message in {
+        "empty": "holds no files. A folder of images",
+        "texts": r"No images were found in .*1 file such as x/notes\.txt\. Files that end in",
+        "splits": r"\(Test, train\) look like splits\. Point to the one whose",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            _unlabelled.listing(tmp_path / name)
+    with pytest.raises(
+        DataError, match=r"holds data; train_images \(and the same with val and test\), x_train, images"
+    ):
+        _unlabelled.listing(archive(tmp_path / "x.npz", data=images(2)))
 
 
 # --- archives ---

@@ -1,15 +1,26 @@
 import hashlib
+import json
 import os
+import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
-from ganaug.data.manifest import require_trainable
-from ganaug.data.reading import scan
-from ganaug.errors import ConfigError, DataError
+from ganaug.data.cache import open_tensor
+from ganaug.data.grid import Grid
+from ganaug.data.inspect import format_report, inspect_manifest
+from ganaug.data.leak import refuse_leak
+from ganaug.data.manifest import UNKNOWN, Manifest, require_trainable
+from ganaug.data.reading import scan, scan_unlabelled
+from ganaug.data.split import split_three
+from ganaug.data.tensors import key_of, load_images, read_item
+from ganaug.errors import ConfigError, DataError, LeakError
 from tests.data.folders import make_folder, pixels, save
+from tests.dicoms import write_series
 
 
 def write_table(root: Path, text: str) -> None:
@@ -194,6 +205,31 @@ def test_the_table_gives_labels_groups_and_splits(tmp_path: Path) -> None:
     assert [item.path for item in manifest.training_part().items] == ["x/000.png", "x/001.png"]
 
 
+def test_the_table_gives_domains_that_a_subset_and_a_pickle_keep(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"x": 3})
+    write_table(tmp_path, "file_name,label,domain\nx/000.png,a,Site B\nx/001.png,a,Site A\nx/002.png,b,\n")
+    manifest = scan(tmp_path)
+    assert [item.domain for item in manifest.items] == ["Site B", "Site A", ""]
+    assert manifest.domains == {"Site A": 1, "Site B": 1}
+    assert manifest.subset([1]).domains == {"Site A": 1}
+    assert pickle.loads(pickle.dumps(manifest)) == manifest == scan(tmp_path)
+    write_table(tmp_path, "file_name,label,domain\nx/000.png,a,Site C\nx/001.png,a,Site A\nx/002.png,b,\n")
+    assert scan(tmp_path).items[0].domain == "Site C", "not the one that was there at the first scan"
+    assert scan(make_folder(tmp_path / "folders", {"a": 1})).domains == {}
+
+
+def test_a_series_whose_slices_get_other_domains_is_joined_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANAUG_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "data"
+    paths = write_series(root / "x", np.arange(4 * 8 * 6, dtype=np.uint16).reshape(4, 8, 6), (2.0, 1.0, 1.0))
+    for domains, images in (("AAAA", 1), ("ABAB", 4)):
+        rows = [f"x/{path.name},a,{name}" for path, name in zip(paths, domains, strict=True)]
+        write_table(root, "\n".join(["file_name,label,domain", *rows]))
+        assert len(scan(root)) == images
+
+
 def test_without_a_split_column_all_items_are_for_training(tmp_path: Path) -> None:
     manifest = scan(make_folder(tmp_path, {"a": 2, "b": 2}))
     assert manifest.training_part() == manifest
@@ -294,3 +330,110 @@ def test_a_single_class_can_be_looked_at_and_not_trained_on(tmp_path: Path) -> N
     assert manifest.counts == {"lesion": 3}
     with pytest.raises(DataError, match=r"1 class .*lesion.*At least two were wanted"):
         require_trainable(manifest)
+
+
+# --- images whose classes are not known ---
+
+
+def nifti(path: Path, volume: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image(volume, np.eye(4)).to_filename(path)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A folder with an image at the top, one below, a DICOM series, a NIfTI volume, a broken file and a text."""
+    root = tmp_path / "site"
+    save(root / "flat.png", pixels(0))
+    for index in range(8):
+        save(root / "p1" / f"{index}.png", pixels(1 + index))
+    rng = np.random.default_rng(0)
+    write_series(root / "p2" / "series", rng.integers(0, 4000, (4, 8, 6), dtype=np.uint16), (2.0, 1.0, 1.0))
+    nifti(root / "p3" / "v.nii.gz", rng.integers(0, 200, (6, 5, 4), dtype=np.int16))
+    (root / "p3" / "broken.png").write_text("x")
+    (root / "notes.txt").write_text("x")
+    return root
+
+
+def test_images_without_labels_are_read_like_labelled_ones(mixed: Path) -> None:
+    manifest = scan_unlabelled(mixed)
+    assert (manifest.root, manifest.classes) == (mixed.resolve(), ())
+    assert {item.label for item in manifest.items} == {UNKNOWN}
+    names = ["flat.png", *(f"p1/{index}.png" for index in range(8)), "p2/series/000.dcm", "p3/v.nii.gz"]
+    assert [item.path for item in manifest.items] == names
+    assert (len(manifest.items[9].files), manifest.items[9].shape) == (4, (4, 8, 6))
+    assert [path for path, _ in manifest.skipped] == ["p3/broken.png"]
+    assert manifest.ignored == ("notes.txt",)
+    assert scan_unlabelled(mixed) == manifest
+    labelled = scan(mixed)
+    assert [replace(item, label=UNKNOWN) for item in labelled.items] == list(manifest.items[1:])
+    sliced = scan_unlabelled(mixed, slices="axial")
+    assert sum(item.path == "p3/v.nii.gz" for item in sliced.items) == 4
+    grouped = scan_unlabelled(mixed, group_regex=r"^(p\d|flat)")
+    assert {item.group for item in grouped.items} == {"flat", "p1", "p2", "p3"}
+
+
+def test_a_manifest_without_labels_can_be_used_like_any_other(mixed: Path) -> None:
+    manifest = scan_unlabelled(mixed, group_regex=r"^(p\d|flat)")
+    assert manifest.counts == {}
+    assert (manifest.labels.dtype, manifest.labels.tolist()) == (np.int64, [UNKNOWN] * 11)
+    assert manifest.training_part().items == manifest.items
+    part = manifest.subset(range(9))
+    assert load_images(part, Grid((12, 10), 1, "stretch", "uint8")).shape == (9, 1, 12, 10)
+    sides = split_three(manifest.labels, [item.group for item in manifest.items], seed=0)
+    assert sorted(index for side in sides.values() for index in side.tolist()) == list(range(11))
+    stored = json.loads(json.dumps(manifest.to_json()))
+    assert stored["classes"] == []
+    assert [entry["label"] for entry in stored["files"]] == [UNKNOWN] * 11
+    with pytest.raises(LeakError, match="11 of 11"):
+        refuse_leak(stored, manifest)
+    with pytest.raises(DataError, match="has 0 classes"):
+        require_trainable(manifest)
+    report = inspect_manifest(manifest)
+    assert (report["images"], report["unknown"], report["classes"], report["imbalance"]) == (11, 11, [], None)
+    assert "11 images of unknown class" in format_report(report)
+
+
+def test_images_of_known_and_unknown_class_are_told_apart(tmp_path: Path) -> None:
+    items = scan(make_folder(tmp_path, {"a": 3, "b": 1})).items
+    manifest = Manifest(tmp_path, ("a", "b"), (*items[:3], *(replace(item, label=UNKNOWN) for item in items[3:])))
+    assert manifest.counts == {"a": 3, "b": 0}
+    report = inspect_manifest(manifest)
+    assert [row["images"] for row in report["classes"]] == [3, 0], "and not one in the last class"
+    assert (report["images"], report["unknown"]) == (4, 1)
+
+
+def test_an_archive_without_labels_is_read(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 200, (5, 6, 5), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", train_images=images[:3], test_images=images[3:])
+    for path in (tmp_path, tmp_path / "set.npz"):
+        manifest = scan_unlabelled(path)
+        assert manifest.labels.tolist() == [UNKNOWN] * 5
+        assert [item.split for item in manifest.items] == ["train"] * 3 + ["test"] * 2
+        np.testing.assert_array_equal([read_item(manifest.root, item)[..., 0] for item in manifest.items], images)
+
+
+def test_what_holds_no_images_without_labels_gets_an_error_that_says_what_to_do(mixed: Path) -> None:
+    for name, message in {
+        "missing": "missing does not exist. A folder of images, flat or nested, or one .npz archive",
+        "notes.txt": "notes.txt is a file. A folder of images",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            scan_unlabelled(mixed / name)
+    with pytest.raises(ConfigError, match="slices = 'sideways' was given"):
+        scan_unlabelled(mixed, slices="sideways")
+    (mixed / "p1" / "0.png").write_text("x")
+    (mixed / "p1" / "1.png").write_text("x")
+    with pytest.raises(DataError, match=r"3 of 12 files in .* cannot be read"):
+        scan_unlabelled(mixed)
+
+
+def test_a_scan_without_labels_leaves_the_tensor_that_training_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANAUG_CACHE", str(tmp_path / "cache"))
+    for seed in range(4):
+        save(tmp_path / "site" / f"{seed}.png", pixels(seed))
+    grid = Grid((12, 10), 1, "stretch", "uint8")
+    manifest = scan_unlabelled(tmp_path / "site", grid_of=lambda _: grid)
+    assert open_tensor(key_of(manifest.items, grid)) is not None

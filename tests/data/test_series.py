@@ -127,6 +127,8 @@ def test_a_series_that_is_labelled_slice_by_slice_stays_single_images(tmp_path: 
     write_series(tmp_path, volume(), (2.0, 1.0, 1.0))
     labelled = [Entry(entry.path, "sick" if entry.path < "003" else "well") for entry in entries(tmp_path)]
     assert all(not entry.files for entry in join_series(tmp_path, labelled))
+    scanned = [Entry(entry.path, "a", domain=entry.path[:3]) for entry in entries(tmp_path)]
+    assert all(not entry.files for entry in join_series(tmp_path, scanned))
     grouped = [Entry(entry.path, "a", group=entry.path) for entry in entries(tmp_path)]
     assert all(not entry.files for entry in join_series(tmp_path, grouped))
 

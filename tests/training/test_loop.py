@@ -18,9 +18,9 @@ from ganaug.models.modelfile import ModelHeader
 from ganaug.progress import progress_bar
 from ganaug.sampling.sampler import load
 from ganaug.training.batches import DeviceImages
-from ganaug.training.gans.conditional import GAN
 from ganaug.training.feeds import WATCHED
 from ganaug.training.feeds.classes import ClassFeed
+from ganaug.training.gans.conditional import GAN
 from ganaug.training.loop import Trainer
 from ganaug.training.run import Run
 from tests.tiny import NETWORK, UINT8

@@ -14,10 +14,13 @@ from ganaug.config import FitConfig, load_recipe, recipe_names, refinement_names
 from ganaug.data.geometry import Geometry
 from ganaug.data.manifest import Item, Manifest
 from ganaug.errors import ConfigError, DataError
+from ganaug.models.translation import Translation
 from ganaug.plugins import load_plugin
 from ganaug.training import plan as plan_module
 from ganaug.training.plan import Plan, choose_recipe, format_of, geometry_of, make_plan, plan_from, predict_grid
 from ganaug.training.probe import probe
+from ganaug.training.translating import TRANSLATION_MODELS
+from tests.tiny import UINT8
 
 
 def _manifest(
@@ -131,6 +134,7 @@ SIZES = {
     "vol64": (64, 64, 64),
 }
 LARGE = {"px256", "vol64"}
+TRANSLATING = {"translate64": (64, 64), "translate128": (128, 128), "translate3d": (16, 32, 32)}
 
 
 @pytest.mark.parametrize(
@@ -138,6 +142,7 @@ LARGE = {"px256", "vol64"}
     [
         pytest.param(f"{name}{refined}", marks=[pytest.mark.slow] if name in LARGE else [])
         for name in recipe_names()
+        if name in SIZES
         for refined in ("", "+color+few")
         if len(SIZES[name]) == 2 or not refined
     ],
@@ -158,8 +163,23 @@ def test_a_recipe_trains_at_its_size(recipe: str) -> None:
     assert gan.sample(torch.zeros(1, config.latent_dim), torch.tensor([1])).shape == (1, channels, *size)
 
 
+@pytest.mark.parametrize("model", TRANSLATION_MODELS)
+@pytest.mark.parametrize("recipe", TRANSLATING)
+def test_a_recipe_translates_at_its_size(recipe: str, model: str) -> None:
+    size = TRANSLATING[recipe]
+    config = FitConfig().updated(load_recipe(recipe)).updated({"batch": 2, "model": model})
+    translation = Translation("style", ("a", "b"), ("a", "b"), (UINT8, UINT8), (), True, "")
+    gan = load_plugin("ganaug.training.gans", config.model).GAN(
+        config, size=size, channels=1, translation=translation, device=torch.device("cpu"), bf16=False
+    )
+    batch = gan.random_batch(2, torch.Generator().manual_seed(0), shape=(1, *size))
+    metrics = gan.step(*batch, 0, 1.0)
+    assert all(torch.isfinite(value) for value in metrics.values())
+    assert gan.translate(batch[0], torch.zeros(len(batch[0]), dtype=torch.int64)).shape == batch[0].shape
+
+
 def test_every_recipe_is_tried_and_every_refinement() -> None:
-    assert {*recipe_names()} == {*SIZES}
+    assert {*recipe_names()} == {*SIZES, *TRANSLATING}
     assert refinement_names() == ["+color", "+few"]
 
 

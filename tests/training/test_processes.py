@@ -64,6 +64,25 @@ def test_a_run_of_two_processes_is_resumed_by_one(trained: tuple[Path, Path]) ->
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["kimg"] == pytest.approx(0.16)
 
 
+def test_two_processes_train_the_translation_that_one_trains(tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "data", {"disk": 9, "ring": 7})
+    options = [
+        "--model", "cyclegan", "--rule", "class", "--recipe", "translate64", "--kimg", "0.064", "--device", "cpu",
+        "--set", "precision=fp32", "--set", "snapshots=2", "--set", "widths=[8,4]", "--set", "group_width=4",
+        "--set", "threads=1", "--set", "pool=3",
+    ]  # fmt: skip
+    states = []
+    for count, out in ((1, tmp_path / "one"), (2, tmp_path / "two")):
+        done = _fit(data, out, *options, processes=count)
+        assert done.returncode == 0, done.stderr
+        states.append(load_file(max((out / "checkpoints").glob("step-*")) / "state.safetensors"))
+    one, two = states
+    assert one.keys() == two.keys()
+    assert any(name.startswith("pool/") for name in one)
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=5e-3), name
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     data = write_shapes(tmp_path / "data", {"disk": 6, "ring": 5})
     done = _fit(data, tmp_path / "run", *ARGUMENTS, "--set", "batch=7", processes=2)

@@ -2,9 +2,10 @@
 
 Sources: Johnson et al., "Perceptual losses for real-time style transfer and super-resolution" (2016), appendix:
 encoder, residual blocks on a coarse grid, decoder; Odena et al., "Deconvolution and checkerboard artifacts" (2016):
-resize, then convolve; Isola et al., "Image-to-image translation with conditional adversarial networks" (2017), section 3.2: the
-discriminator judges patches. The residual blocks are those of `archs.modern`, without instance normalization, which
-forgets an image's own brightness and makes seams between tiles; the encoder's features are added again on the way up.
+resize, then convolve; Isola et al., "Image-to-image translation with conditional adversarial networks" (2017), section
+3.2: the discriminator judges patches. The residual blocks are those of `archs.modern`, without instance normalization,
+which forgets an image's own brightness and makes seams between tiles; the encoder's features are added again on the way
+up.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from ganaug.models import channels_last
 from ganaug.models.archs.modern import ResidualBlock, downsample
 from ganaug.models.conv import Conv
 
-_DISCRIMINATOR_LEVELS = 3
+_COARSEST = 4
+"""Pixels that the longest side of the discriminator's coarsest grid keeps. (On 2×2×2 voxels, oneDNN's weight gradient
+in bfloat16 is now and then not finite.)"""
 
 
 class Generator(nn.Module):
@@ -114,19 +117,30 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images to the logits of overlapping patches: ``forward(images: N×C×spatial, domain: N) -> N×P``, a head a domain.
 
-    Every weight is divided by its largest singular value (Miyato et al. 2018).
+    Args:
+        size: sides of the training images.
+        channels: of what it sees.
+        domains: heads.
+        widths, stem: as the generator's.
+        spectral: divide every weight by its largest singular value (Miyato et al. 2018).
     """
 
-    def __init__(self, *, size: Sequence[int], channels: int, domains: int, widths: Sequence[int], stem: int) -> None:
+    def __init__(
+        self, *, size: Sequence[int], channels: int, domains: int, widths: Sequence[int], stem: int, spectral: bool
+    ) -> None:
         super().__init__()
         dims = len(size)
         fine = list(widths)[::-1]
-        fine += [fine[-1]] * (_DISCRIMINATOR_LEVELS - len(fine))
+        levels = 1
+        while levels < len(fine) + 1 and max(size) >= stem * _COARSEST * 2**levels:
+            levels += 1
+        fine = (fine + [fine[-1]] * levels)[:levels]
         layers = [Conv(dims, channels, fine[0], 3 if stem == 1 else 2 * stem - 1, stride=stem)]
         layers += [Conv(dims, a, b, 3, stride=2) for a, b in itertools.pairwise(fine)]
         layers.append(Conv(dims, fine[-1], fine[-1], 3))
-        self.layers = nn.ModuleList(spectral_norm(layer) for layer in layers)
-        self.logits = spectral_norm(Conv(dims, fine[-1], domains, 1))
+        self.layers = nn.ModuleList(spectral_norm(layer) if spectral else layer for layer in layers)
+        logits = Conv(dims, fine[-1], domains, 1)
+        self.logits = spectral_norm(logits) if spectral else logits
 
     def forward(self, images: Tensor, domain: Tensor) -> Tensor:
         x = channels_last(images)

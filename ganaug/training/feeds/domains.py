@@ -35,7 +35,7 @@ class MatchedBatches:
 
     Args:
         of: N domain indices.
-        labels: N class indices, or the same number throughout where nothing is matched.
+        labels: N class indices, or the same number throughout where nothing is matched; -1 is left out.
         power: see above.
         seed: of the order.
 
@@ -45,7 +45,7 @@ class MatchedBatches:
 
     def __init__(self, of: np.ndarray, labels: np.ndarray, *, power: float, seed: int) -> None:
         count = int(of.max()) + 1
-        self.common = np.array(sorted(set.intersection(*({*labels[of == d].tolist()} for d in range(count)))))
+        self.common = np.array(sorted(set.intersection(*({*labels[of == d].tolist()} for d in range(count))) - {-1}))
         if not len(self.common):
             raise ValueError("no class stands in all domains")
         kept = np.isin(labels, self.common)
@@ -189,8 +189,12 @@ class DegradedFeed:
 
 
 def matches_classes(domains: Domains, config: FitConfig) -> bool:
-    """Return whether batches hold the same classes of every domain: rule 'style', and all classes are known."""
-    return config.pairing == "labels" and domains.rule == "style" and bool((domains.labels >= 0).all())
+    """Return whether batches hold the same classes of every domain: rule 'style', and classes are known in each.
+
+    Images without a class then take no part.
+    """
+    known = [set(domains.labels[domains.of == d].tolist()) - {-1} for d in range(len(domains.names))]
+    return config.pairing == "labels" and domains.rule == "style" and bool(set.intersection(*known))
 
 
 def _look_at_pairs(gan: Any, pair: tuple[Tensor, Tensor], translation: Translation) -> Look:

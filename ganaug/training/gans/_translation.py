@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ganaug.config import FitConfig
+from ganaug.distributed import world_size
 from ganaug.errors import ConfigError
 from ganaug.models import network_arguments, place
 from ganaug.models.translation import PACKAGE, Translation, TranslationNet, build_translation
@@ -17,9 +18,12 @@ from ganaug.plugins import load_plugin
 from ganaug.training.augment import augment, profile
 from ganaug.training.batches import derived_seed
 from ganaug.training.gans._base import BaseGAN
+from ganaug.training.penalties import squared_gradient_norms
+from ganaug.training.schedules import cosine
 
 LOSSES = ("lsgan", "nonsaturating", "hinge", "minimax", "relativistic")
-"""Losses without a penalty of their own: the patch discriminator is held down by spectral normalization."""
+PENALTIES = ("auto", "r1r2", "none")
+"""R1 and R2 (which 'auto' is) hold the discriminator down, or with 'none' spectral normalization."""
 
 
 class TranslationGAN(BaseGAN):
@@ -51,11 +55,22 @@ class TranslationGAN(BaseGAN):
             raise ConfigError(
                 f"loss = {config.loss!r} was given for model {config.model!r}; one of {', '.join(LOSSES)} was wanted."
             )
+        if config.penalty not in PENALTIES:
+            raise ConfigError(
+                f"penalty = {config.penalty!r} was given for model {config.model!r}; one of {', '.join(PENALTIES)} was "
+                "wanted."
+            )
+        self.penalized = config.penalty != "none"
         self.loss = load_plugin("ganaug.training.losses", config.loss)
         self.translation, self.channels = translation, channels
         self.shared = len(translation.domains) > 2
         kind = load_plugin(PACKAGE, config.arch).Discriminator
-        fixed = {"size": tuple(size), "channels": seen, "domains": len(translation.domains)}
+        fixed = {
+            "size": tuple(size),
+            "channels": seen,
+            "domains": len(translation.domains),
+            "spectral": not self.penalized,
+        }
         with torch.random.fork_rng(devices=[]):  # the user's own random state stays as it is
             torch.manual_seed(derived_seed(config.seed, "weights"))
             generator: TranslationNet = build_translation(vars(config), translation, size=size, channels=channels)
@@ -79,6 +94,34 @@ class TranslationGAN(BaseGAN):
         with self._autocast():
             logits: Tensor = self.discriminator(images, domains)
         return logits.float()
+
+    def _discriminate(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        heads: tuple[Tensor, Tensor],
+        objective: Callable[[Tensor, Tensor], Tensor],
+        progress: float,
+    ) -> dict[str, Tensor]:
+        """Take a step of the discriminator; `objective` makes the loss of the logits of real and of fake images.
+
+        The penalties are those of the mean logit of an image's patches.
+        """
+        gamma = cosine(self.config.gamma, progress, self.config.burn_in) if self.penalized else 0.0
+        seen = torch.cat([real, fake]).requires_grad_(gamma > 0)
+        logits = self._heads(seen, torch.cat(heads))
+        loss = objective(*logits.chunk(2))
+        values = {"loss_d": loss.detach()}
+        if gamma > 0:
+            with self._autocast():
+                norms = squared_gradient_norms(logits.mean(1), seen).chunk(2)
+            values |= {name: norm.mean().detach() for name, norm in zip(("r1", "r2"), norms, strict=True)}
+            loss = loss + gamma / 2 * (norms[0].mean() + norms[1].mean())
+        share = 1 / world_size()
+        (loss * share).backward()
+        values = {name: value * share for name, value in values.items()}
+        self._update(0, values["loss_d"].clone())
+        return values
 
     @torch.inference_mode()
     def translate(self, images: Tensor, to: Tensor) -> Tensor:

@@ -71,11 +71,13 @@ class GAN(TranslationGAN):
         fakes = made[: len(images)]
 
         shown = self._shown(fakes.detach(), targets, labels, step)
-        real, fake = self._heads(torch.cat([images, shown]), torch.cat(on_device)).chunk(2)
-        loss = self.loss.discriminator_loss(_beside(real, domains, targets), fake)
-        (loss * share).backward()
-        values["loss_d"] = loss.detach() * share
-        self._update(0, values["loss_d"].clone())
+        values |= self._discriminate(
+            images,
+            shown,
+            on_device,
+            lambda real, fake: self.loss.discriminator_loss(_beside(real, domains, targets), fake),
+            progress,
+        )
 
         self.discriminator.requires_grad_(False)
         fake = self._heads(fakes, on_device[1])

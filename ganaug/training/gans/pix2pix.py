@@ -67,11 +67,7 @@ class GAN(TranslationGAN):
         heads = torch.cat([torch.full((len(first),), target, device=self.device) for target in targets])
         real = torch.cat([torch.cat([pair[1 - target], pair[target]], 1) for target in targets])
         fake = torch.cat([torch.cat([pair[1 - target], made[target]], 1) for target in targets])
-        logits = self._heads(torch.cat([real, fake.detach()]), heads.repeat(2)).chunk(2)
-        loss = self.loss.discriminator_loss(*logits)
-        (loss * share).backward()
-        values["loss_d"] = loss.detach() * share
-        self._update(0, values["loss_d"].clone())
+        values |= self._discriminate(real, fake.detach(), (heads, heads), self.loss.discriminator_loss, progress)
 
         self.discriminator.requires_grad_(False)
         with torch.no_grad():
