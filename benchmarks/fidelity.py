@@ -74,9 +74,9 @@ def intensity_baselines(source: np.ndarray, target: np.ndarray) -> dict[str, Bas
     tables = {"table": _filled(mean, seen > 0), "table, median": _filled(median, seen > 0)}
     return {
         "identity": lambda images: images,
-        "histogram": lambda images: curve[images],
+        "histogram": curve.__getitem__,
         "histogram, each": lambda images: matched_each(images, target),
-        **{name: (lambda images, table=table: table[images]) for name, table in tables.items()},
+        **{name: table.__getitem__ for name, table in tables.items()},
     }
 
 

@@ -10,7 +10,7 @@ balance of the classes, and are tested on site B's test images:
 
 ``plain``       labelled A, small shifts, rotations and intensity changes
 ``strong``      labelled A, strong augmentation: these, gamma, a bias field, blur and noise
-``matched``     the same, with every other draw of A's images through one intensity curve that gives the pooled
+``matched``     the same, with every other draw of A's images through one intensity curve that makes the pooled
                 histogram of A that of unlabelled B: the baseline of histogram matching. A to B is better a priori than
                 B to A: a site may compress what no curve can stretch again, and the classifier learns both forms
 ``translated``  as `matched`, with a CycleGAN in the place of the curve (`ganaug.fit(A, …, target=B)`)
@@ -31,29 +31,25 @@ import argparse
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
+from benchmarks.arms import StrongAugment, common_seeds, gain, head, row, scored, trained
 from benchmarks.fidelity import matched_each, pooled_curve
 from benchmarks.jobs import Job, answer, read_results, run_jobs, safe_name, timed_fit, write_folder
 from benchmarks.sets import load_set
 from benchmarks.sites import SCANNERS, Sites, two_sites
-from ganaug.evaluation.classifier import ClassicalAugment, predict, to_unit, train_classifier
-from ganaug.evaluation.draws import balanced_batches
-from ganaug.evaluation.stats import class_recalls, paired_difference
-from ganaug.evaluation.study import ImageSet as Labelled
+from ganaug.evaluation.classifier import ClassicalAugment, to_unit
 
 TRAINED = ("plain", "strong", "matched", "translated", "oracle")
 ARMS = (*TRAINED[:3], "matched back", "matched each", "norm", *TRAINED[3:], "home")
-SHARE = 0.5
-"""Share of the draws that go to matched or translated images."""
+SHOWN = 12
+"""Images of each row of a picture: A, A as it would be at B, and others of B."""
 
 
 def main() -> None:
@@ -119,7 +115,7 @@ def _translate(job: Job) -> dict[str, Any]:
     translator, facts = timed_fit(a, folder / "run", job, target=b, size=sites.a.shape[2:])
     images = translator.translate_stored(sites.a, to=1, source=0).numpy()
     np.save(made, images)
-    rows = [np.concatenate([*part[:: len(part) // 12, 0]], axis=1) for part in (sites.a, images, sites.b)]
+    rows = [np.concatenate([*part[:: len(part) // SHOWN, 0][:SHOWN]], axis=1) for part in (sites.a, images, sites.b)]
     Image.fromarray(np.concatenate(rows)).save(made.with_suffix(".png"))
     return {**facts, "made": made.name}
 
@@ -138,14 +134,7 @@ def _classify(job: Job) -> Iterator[dict[str, Any]]:
         sites = two_sites(images, SCANNERS[scanner], skew=job["skew"])
         translated = np.load(_kept(job, scanner, job["seed"] % job["gans"]))
         for arm, model, test in _arms(sites, translated, job["steps"], job["seed"], shared):
-            hits = predict(model, test) == sites.test_labels
-            yield {
-                "scanner": scanner,
-                "arm": arm,
-                "accuracy": float(class_recalls(hits, sites.test_labels).mean()),
-                "hits": "".join("01"[hit] for hit in hits.tolist()),
-                "labels": "".join(map(str, sites.test_labels.tolist())),
-            }
+            yield {"scanner": scanner, "arm": arm, **scored(model, test, sites.test_labels)}
 
 
 def _arms(
@@ -153,41 +142,20 @@ def _arms(
 ) -> Iterator[tuple[str, nn.Module, np.ndarray]]:
     """Yield each arm's name, trained classifier, and the test images that it gets."""
     to_b, to_a = pooled_curve(sites.a, sites.b), pooled_curve(sites.b, sites.a)
-    strong = StrongAugment()
+    a, b = (sites.a, sites.a_labels, sites.classes), (sites.b, sites.b_labels, sites.classes)
+    same: dict[str, Any] = {"steps": steps, "seed": seed, "augment": StrongAugment()}
     if not shared:
-        shared["plain"] = _trained(sites, sites.a, sites.a_labels, steps, seed, ClassicalAugment())
-        shared["strong"] = _trained(sites, sites.a, sites.a_labels, steps, seed, strong)
+        shared["plain"] = trained(*a, **same | {"augment": ClassicalAugment()})
+        shared["strong"] = trained(*a, **same)
     yield "plain", shared["plain"], sites.test_b
     yield "strong", shared["strong"], sites.test_b
     yield "home", shared["strong"], sites.test_a
     yield "matched back", shared["strong"], to_a[sites.test_b]
     yield "matched each", shared["strong"], matched_each(sites.test_b, sites.a)
     yield "norm", with_statistics_of(shared["strong"], sites.b), sites.test_b
-    for arm, added in (("matched", to_b[sites.a]), ("translated", translated)):
-        yield arm, _trained(sites, sites.a, sites.a_labels, steps, seed, strong, added), sites.test_b
-    yield "oracle", _trained(sites, sites.b, sites.b_labels, steps, seed, strong), sites.test_b
-
-
-def _trained(
-    sites: Sites,
-    images: np.ndarray,
-    labels: np.ndarray,
-    steps: int,
-    seed: int,
-    augment: ClassicalAugment,
-    added: np.ndarray | None = None,
-) -> nn.Module:
-    """Train the classifier; `added` are the same images in another form, which get `SHARE` of the draws."""
-    is_added = np.repeat([False, True], len(images))[: len(images) * (1 if added is None else 2)]
-    if added is not None:
-        images, labels = np.concatenate([images, added]), np.concatenate([labels, labels])
-    plan = balanced_batches(
-        labels, steps=steps, batch=64, seed=seed, is_synthetic=is_added, synthetic_share=SHARE
-    )  # fmt: skip
-    data = Labelled(images, labels, sites.classes)
-    return train_classifier(
-        data, classes=len(sites.classes), steps=steps, batch=64, seed=seed, batches=plan, augment=augment
-    )
+    for arm, images in (("matched", to_b[sites.a]), ("translated", translated)):
+        yield arm, trained(*a, **same, added=(images, sites.a_labels)), sites.test_b
+    yield "oracle", trained(*b, **same), sites.test_b
 
 
 @torch.no_grad()
@@ -203,55 +171,6 @@ def with_statistics_of(model: nn.Module, images: np.ndarray) -> nn.Module:
     for part in order.split(256):
         model(to_unit(torch.from_numpy(images)[part]))
     return model.eval()
-
-
-@dataclass(frozen=True)
-class StrongAugment(ClassicalAugment):
-    """The classical augmentation, and of four changes of intensity each with probability `p` and random strength.
-
-    The strengths are of the order of nnU-Net's (Isensee et al. 2021) and BigAug's (Zhang et al. 2020), wider than the
-    first; they were not tuned on any second site. Contrast and brightness are the base class's, at twice its strength.
-    """
-
-    contrast: float = 0.4
-    brightness: float = 0.2
-    p: float = 0.5
-    """Probability of each change, for each image."""
-    gamma: float = 2.0
-    """Exponents from 1 / gamma to gamma, evenly in the logarithm."""
-    field: float = 0.5
-    """Largest coefficient of the logarithm of a bias field, a polynomial of second order over [-1, 1]²."""
-    blur: float = 1.5 / 64
-    """Largest standard deviation of the blur, as a fraction of the longest side."""
-    noise: float = 0.1
-    """Largest standard deviation of white noise, as a fraction of the intensity range."""
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a changed copy of `images`: float in [-1, 1], N×C×H×W. `generator` lives on the CPU."""
-        n, _, height, width = images.shape
-        x = (super().__call__(images, generator) + 1) / 2
-        on = (torch.rand(4, n, 1, 1, 1, generator=generator) < self.p).float()
-        u = torch.rand(3, n, 1, 1, 1, generator=generator)
-        x = x.clamp(min=1e-6) ** (self.gamma ** (on[0] * (2 * u[0] - 1)))
-        y, z = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)
-        terms = torch.stack([part.expand(height, width) for part in (y, z, y * z, y * y, z * z)])
-        weights = self.field * (2 * torch.rand(n, 5, generator=generator) - 1)
-        x = x * torch.einsum("nk,khw->nhw", weights, terms)[:, None].mul(on[1]).exp()
-        x = _blurred(x, self.blur * max(height, width) * on[2] * u[1])
-        x = x + self.noise * on[3] * u[2] * torch.randn(x.shape, generator=generator)
-        return (2 * x - 1).clamp(-1, 1)
-
-
-def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
-    """Return each image blurred by a Gaussian of its own standard deviation (N×1×1×1, in pixels; 0 leaves it)."""
-    n, channels, height, width = images.shape
-    reach = max(1, int(3 * float(sigma.max())))
-    offsets = torch.arange(-reach, reach + 1).float()
-    kernel = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)) ** 2)
-    kernel = (kernel / kernel.sum(-1, keepdim=True)).expand(n, channels, 1, -1).reshape(n * channels, 1, 1, -1)
-    flat = F.pad(images.reshape(1, n * channels, height, width), [reach] * 4, mode="replicate")
-    flat = F.conv2d(F.conv2d(flat, kernel, groups=n * channels), kernel.transpose(2, 3), groups=n * channels)
-    return flat.reshape(images.shape)
 
 
 def _line(result: Job) -> str:
@@ -271,36 +190,23 @@ def table(results: list[Job]) -> str:
             asked = (result[key] for key in ("settings", "recipe", "minutes", "gans", "steps", "skew", "commit"))
             group = groups.setdefault((result["set"], result["scanner"], *asked), {})
             group.setdefault(result["arm"], {})[result["seed"]] = result
-    head = ["set", "scanner", "settings", "minutes", "n"]
-    lines = _head([*head, *ARMS])
-    gains = _head([*head, *(f"− {arm}" for arm in ARMS if arm not in ("translated", "home"))])
+    what = ["set", "scanner", "settings", "minutes", "n"]
+    lines = head([*what, *ARMS])
+    gains = head([*what, *(f"− {arm}" for arm in ARMS if arm not in ("translated", "home"))])
     for (name, scanner, settings, _, minutes, *_), arms in groups.items():
-        seeds = sorted(set.intersection(*(set(found) for found in arms.values())))
+        seeds = common_seeds(arms)
         start = [name, scanner, settings, f"{minutes:g}", str(len(seeds))]
         found = {arm: float(np.mean([arms[arm][seed]["accuracy"] for seed in seeds])) for arm in ARMS if arm in arms}
-        lines.append(_row([*start, *(f"{100 * found[arm]:.1f}" if arm in found else "" for arm in ARMS)]))
-        gains.append(_row([*start, *(_gain(arms, arm, seeds) for arm in ARMS if arm not in ("translated", "home"))]))
+        lines.append(row([*start, *(f"{100 * found[arm]:.1f}" if arm in found else "" for arm in ARMS)]))
+        gains.append(row([*start, *(_gain(arms, arm, seeds) for arm in ARMS if arm not in ("translated", "home"))]))
     return "\n".join(
         ["Balanced accuracy, percent:", "", *lines, "", "Translated minus another arm, points [95 %]:", "", *gains]
     )
 
 
 def _gain(arms: dict[str, dict[int, Job]], other: str, seeds: list[int]) -> str:
-    if len(seeds) < 2 or not {"translated", other} <= arms.keys():
-        return ""
-    labels = np.array(list(arms[other][seeds[0]]["labels"]), dtype=np.int64)
-    treatment, baseline = (
-        np.array([list(arms[arm][seed]["hits"]) for seed in seeds]) == "1" for arm in ("translated", other)
-    )
-    return str(paired_difference(treatment, baseline, labels))
-
-
-def _head(names: list[str]) -> list[str]:
-    return [_row(names), "|" + "---|" * len(names)]
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    found = gain(arms["translated"], arms[other], seeds) if {"translated", other} <= arms.keys() else None
+    return "" if found is None else str(found)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ Without --degrade: `brain_t1_t2_flair_pgbm`, T2 to FLAIR and back. Two patients 
 both contrasts are known, are translated and compared with the truth, beside maps of the intensity alone
 (benchmarks/fidelity.py), which are fitted on the same training slices. `cyclegan` does not see which of them are pairs.
 
-With --degrade: a `pix2pix` that undoes the degradation of held-out images, beside the bicubic or zero-filled image.
+With --degrade: a `pix2pix` that undoes the degradation of held-out images, beside the bicubic or zero-filled image. The
+bicubic one is also made consistent with its few pixels, as the output of the model is (`ganaug.data.degrade`).
 
 Each quoted argument is a row: settings on top of what --recipe auto chooses, separated by spaces. Every training is a
 process of its own with one thread, and its minutes are those of its own CPU clock; with --device cuda they are minutes
@@ -25,7 +26,7 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,19 +75,13 @@ def main() -> None:
         task = {"data": options.data, "size": options.size, "degrade": options.degrade}
         jobs = [] if _is_there(read_results(results), task) else [{**task, "model": None}]
         jobs += [
-            {
-                **task,
-                "model": model,
-                "settings": row,
-                "seed": seed,
-                "minutes": options.minutes,
-                "device": options.device,
-            }
+            {**task, "model": model, "settings": row, "seed": seed}
             for seed in range(options.repeats)
             for model in (["pix2pix"] if options.degrade else options.model)
             for row in options.rows
         ]
-        jobs = [{**job, "recipe": options.recipe, "scratch": str(options.scratch)} for job in jobs]
+        shared = {name: getattr(options, name) for name in ("recipe", "minutes", "device")}
+        jobs = [{**job, **shared, "scratch": str(options.scratch)} for job in jobs]
         for result in run_jobs("benchmarks.translation", jobs, side_by_side=options.jobs, results=results):
             print(_line(result), flush=True)
     print()
@@ -95,22 +90,27 @@ def main() -> None:
 
 def _is_there(results: list[Job], task: Job) -> bool:
     """Return whether the baselines of a task were measured before."""
-    return any(result["model"] is None and task.items() <= result.items() for result in results)
+    return any(
+        result["model"] is None and "failed" not in result and task.items() <= result.items() for result in results
+    )
 
 
 def prepare(data: str, scratch: Path) -> None:
-    """Write the labelled folders `train` and, of the brain set, `test` into a folder of `scratch`."""
+    """Write the labelled folders `train` and, of the brain set, `test` into a folder of `scratch`, if they are not."""
     root = scratch / data
-    shutil.rmtree(root, ignore_errors=True)
+    if root.exists():
+        return
+    unfinished = scratch / f"{data}-{os.getpid()}"
     if data == "mednist64":
         images = load_set(data)
-        write_folder(images.train, [images.classes[label] for label in images.train_labels], root / "train")
-        return
-    for contrast in CONTRASTS:
-        for path in sorted((Path(os.environ["GANAUG_DATA"]) / "brain_t1_t2_flair_pgbm" / contrast).glob("*.png")):
-            folder = root / ("test" if path.name.startswith(TESTED) else "train") / contrast
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / path.name)
+        write_folder(images.train, [images.classes[label] for label in images.train_labels], unfinished / "train")
+    else:
+        for contrast in CONTRASTS:
+            for path in (Path(os.environ["GANAUG_DATA"]) / "brain_t1_t2_flair_pgbm" / contrast).glob("*.png"):
+                folder = unfinished / ("test" if path.name.startswith(TESTED) else "train") / contrast
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, folder / path.name)
+    unfinished.rename(root)
 
 
 def on_grid(folder: Path, size: int) -> dict[str, np.ndarray]:
@@ -161,7 +161,9 @@ def _degraded(job: Job) -> Iterator[dict[str, Any]]:
     name = UNTREATED[degrade.name]
     direction = f"{job['data']}, {degrade}"
     if job["model"] is None:
-        baselines = {name: degraded, f"{name}, made consistent": degrade.consistent(degraded, degraded)}
+        baselines = {name: degraded}
+        if degrade.name == "downsample":  # the zero-filled image is consistent as it is
+            baselines[f"{name}, made consistent"] = degrade.consistent(degraded, degraded)
         for system, images in baselines.items():
             yield {"direction": direction, "system": system, "slices": fidelity(_stored(images), test)}
         return
@@ -187,7 +189,7 @@ def _stored(images: Any) -> np.ndarray:
 
 
 def _with_picture(
-    job: Job, results: list[dict[str, Any]], shown: list[tuple[np.ndarray, ...]]
+    job: Job, results: list[dict[str, Any]], shown: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
 ) -> Iterator[dict[str, Any]]:
     path = Path(job["scratch"]) / f"{_name(job)}.png"
     Image.fromarray(np.concatenate([picture(*columns) for columns in shown], axis=1)).save(path)

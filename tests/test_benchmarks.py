@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,13 @@ from ganaug.models.conv import Conv
 measure = pytest.importorskip("benchmarks.measure", reason="benchmarks are not part of the source distribution")
 device_checks = pytest.importorskip("benchmarks.device_checks")
 gpu = pytest.importorskip("benchmarks.gpu")
+arms = pytest.importorskip("benchmarks.arms")
+fidelity = pytest.importorskip("benchmarks.fidelity")
+jobs = pytest.importorskip("benchmarks.jobs")
+sets = pytest.importorskip("benchmarks.sets")
+sites = pytest.importorskip("benchmarks.sites")
+transfer = pytest.importorskip("benchmarks.transfer")
+translation = pytest.importorskip("benchmarks.translation")
 
 CPU = torch.device("cpu")
 
@@ -198,3 +206,177 @@ def test_a_step_s_gradients_depend_on_the_settings_but_not_on_the_pieces() -> No
     assert device_checks.distance(whole[0], pieces[0]) < 1e-5
     assert device_checks.distance(whole[1], pieces[1]) < 1e-3
     assert device_checks.distance(whole[0], other[0]) > 1e-2
+
+
+def test_errors_are_of_values_from_0_to_1_and_the_head_is_counted_alone() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 200, (2, 24, 24), dtype=np.uint8)
+    truth[:, 12:] = 0
+    made = truth.copy()
+    made[0, :12] += 51
+    head = np.broadcast_to(np.arange(24)[:, None] < 12, truth.shape)
+    found = fidelity.fidelity(made, truth, head)
+    assert found["mae"] == pytest.approx([0.1, 0])
+    assert found["mae_head"] == pytest.approx([0.2, 0])
+    assert found["psnr_head"] == pytest.approx([-20 * np.log10(0.2), 100])
+    assert found["ssim"][1] == found["ssim_head"][1] == 1
+    made[0, :12] = made[0, 11::-1]
+    ssim = {name: fidelity.fidelity(made, truth, head)[name][0] for name in ("ssim", "ssim_head")}
+    assert ssim["ssim_head"] < 0.3 < ssim["ssim"] < 1
+    assert fidelity.fidelity(made, truth).keys() == {"mae", "psnr", "ssim"}
+
+
+def test_the_intensity_baselines_are_the_best_of_their_kind_on_their_training_pairs() -> None:
+    rng = np.random.default_rng(0)
+    source = rng.integers(20, 200, (4, 32, 32), dtype=np.uint8)
+    target = np.clip((source - 110.0) ** 2 / 40 + rng.exponential(20, source.shape), 0, 255).astype(np.uint8)
+    baselines = fidelity.intensity_baselines(source, target)
+    errors = {name: baseline(source) - target.astype(float) for name, baseline in baselines.items()}
+    squared = {name: np.square(error).mean() for name, error in errors.items()}
+    absolute = {name: np.abs(error).mean() for name, error in errors.items()}
+    assert min(squared, key=squared.get) == "table"
+    level = source == 90
+    assert set(baselines["table"](source)[level].tolist()) == {round(float(target[level].mean()))}
+    assert min(absolute, key=absolute.get) == "table, median"
+    for matched in ("histogram", "histogram, each"):
+        assert np.quantile(baselines[matched](source), [0.1, 0.5, 0.9]) == pytest.approx(
+            np.quantile(target, [0.1, 0.5, 0.9]), abs=6
+        )
+
+
+def test_a_pooled_curve_finds_the_curve_of_a_site_from_other_images() -> None:
+    rng = np.random.default_rng(0)
+    curve = np.rint(255 * (np.arange(256) / 255) ** 2).astype(np.uint8)
+    one, other = rng.integers(0, 256, (2, 8, 64, 64), dtype=np.uint8)
+    assert np.abs(fidelity.pooled_curve(one, curve[other]).astype(int) - curve).max() <= 4
+
+
+@pytest.mark.parametrize("name", ["curve", "bias", "noise"])
+def test_a_scanner_depends_on_images_and_seed_alone(name: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 1, 16, 12), dtype=np.uint8)
+    before, scanner = images.copy(), sites.SCANNERS[name]
+    made = scanner(images, 1)
+    assert made.shape == images.shape
+    assert made.dtype == np.uint8
+    np.testing.assert_array_equal(made, scanner(images, 1))
+    np.testing.assert_array_equal(images, before)
+    assert (made != scanner(images, 2)).any()
+    assert (made != images).mean() > 0.5
+
+
+def test_scanners_do_what_they_are_described_as() -> None:
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (2, 1, 16, 1))
+    assert (np.diff(sites.curve(ramp, 0)[:, 0, 0].astype(int)) >= 0).all()
+    flat = np.full((2, 1, 64, 64), 200, np.uint8)
+    field = sites.bias(flat, 0)
+    assert field.min() == pytest.approx(200 * 1.25 / 4, abs=1.5)
+    assert field.max() == pytest.approx(200 * 1.25, abs=1.5)
+    air = sites.noise(np.zeros_like(flat), 0) / 255
+    assert air.mean() == pytest.approx(0.05 * np.sqrt(np.pi / 2), rel=0.05)  # Rayleigh
+    assert (sites.noise(flat, 0) / 255).std() == pytest.approx(0.05, rel=0.1)
+
+
+def test_two_sites_share_no_image_and_the_split_keeps_the_classes() -> None:
+    ids = np.arange(60, dtype=np.uint8)[:, None, None, None]
+    labels = np.arange(50) % 2
+    images = sets.ImageSet("few", ("a", "b"), ids[:50], labels, ids[50:], np.arange(10) % 2)
+    found = sites.two_sites(images, lambda part, seed: part + 100)
+    a, b, test = (set(part.ravel().tolist()) for part in (found.a, found.b - 100, found.test_b - 100))
+    assert (len(a), len(b), len(test)) == (24, 26, 10)
+    assert a | b | test == set(range(60))
+    assert np.bincount(found.a_labels).tolist() == [12, 12]
+    assert (labels[found.b.ravel() - 100] == found.b_labels).all()
+    skewed = sites.two_sites(images, lambda part, seed: part, skew=0.25)
+    assert np.bincount(skewed.b_labels).tolist() == [13, 4]
+    np.testing.assert_array_equal(skewed.a, found.a)
+
+
+def test_strong_augmentation_is_seeded_stays_in_range_and_can_be_turned_off() -> None:
+    images = torch.rand(6, 1, 20, 16) * 2 - 1
+
+    def changed(augment: Any, seed: int = 0) -> torch.Tensor:
+        return augment(images, torch.Generator().manual_seed(seed))
+
+    strong = arms.StrongAugment()
+    assert torch.equal(changed(strong), changed(strong))
+    assert not torch.equal(changed(strong), changed(strong, 1))
+    assert changed(strong).abs().max() <= 1
+    still = {"shift": 0.0, "rotate_deg": 0.0, "scale": 0.0, "contrast": 0.0, "brightness": 0.0}
+    torch.testing.assert_close(changed(arms.StrongAugment(**still, p=0.0)), images, atol=1e-5, rtol=0)
+    off = {"gamma": 1.0, "field": 0.0, "blur": 0.0, "noise": 0.0}
+    for name in off:
+        alone = arms.StrongAugment(**still, p=1.0, **{key: value for key, value in off.items() if key != name})
+        assert (changed(alone) - images).abs().flatten(1).amax(1).gt(1e-3).sum() >= 4, name
+
+
+def test_the_blur_of_each_image_has_its_own_width() -> None:
+    images = torch.zeros(2, 1, 15, 15)
+    images[:, :, 7, 7] = 1
+    made = arms.blurred(images, torch.tensor([0.0, 1.5]).view(2, 1, 1, 1))
+    torch.testing.assert_close(made[0], images[0])
+    offsets = torch.arange(15.0) - 7
+    assert float((made[1, 0].sum(0) * offsets**2).sum()) == pytest.approx(1.5**2, rel=0.05)
+
+
+def test_statistics_of_another_site_are_put_into_a_copy() -> None:
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(1)).eval()
+    images = np.full((300, 1, 2, 2), 51, np.uint8)
+    images[:150] = 0
+    adapted = transfer.with_statistics_of(model, images)
+    assert float(adapted[0].running_mean) == pytest.approx(-0.8, abs=0.02)
+    assert float(adapted[0].running_var) == pytest.approx(0.04, rel=0.02)
+    assert not adapted.training
+    assert float(model[0].running_mean) == 0
+    assert float(model[0].momentum) == 0.1
+
+
+def test_the_gain_of_a_translation_is_paired_by_seed_and_weighs_classes_alike() -> None:
+    def result(arm: str, seed: int, hits: str) -> dict[str, Any]:
+        fixed = {"settings": "", "recipe": "auto", "minutes": 1, "gans": 1, "steps": 9, "skew": 1.0, "commit": "c"}
+        place = {"set": "s", "scanner": "bias", "labels": "00000011", "accuracy": 0.5}
+        return {**fixed, **place, "arm": arm, "seed": seed, "hits": hits}
+
+    results = [result("translated", seed, "11111111") for seed in (0, 1)]
+    results += [result("strong", seed, "11111101") for seed in (0, 1, 2)]  # seed 2 has no partner
+    results += [{"failed": "no room", "set": "s"}]
+    row = transfer.table(results).splitlines()[-1]
+    columns = dict(zip(transfer.table(results).splitlines()[-3].split(" | "), row.split(" | "), strict=True))
+    assert columns["n"] == "2"
+    assert columns["− strong"].startswith("+25.0 [")
+    assert columns["− plain"] == ""
+
+
+def test_repeated_trainings_become_one_row_with_the_spread_over_slices() -> None:
+    metrics = [name for name, _ in translation.COLUMNS.values()]
+
+    def result(model: str | None, first: float) -> dict[str, Any]:
+        slices = {metric: [first, first + 0.2] for metric in metrics}
+        place = {"size": 64, "direction": "t2 to flair", "model": model, "system": model or "table", "slices": slices}
+        return place | ({"settings": "", "minutes": 1, "kimg": 2.0} if model else {})
+
+    rows = translation.table([result(None, 0.3), result(None, 0.3), result("cyclegan", 0.1), result("cyclegan", 0.3)])
+    table, cyclegan = (row.split(" | ") for row in rows.splitlines()[2:])
+    assert table[2:7] == ["table", "", "", "", "0.4000 ± 0.1414"]
+    assert cyclegan[2:7] == ["cyclegan", "2", "1", "2.0", "0.3000 ± 0.1414"]
+
+
+def test_a_picture_shows_the_error_beside_the_truth() -> None:
+    truth = np.arange(8, dtype=np.uint8)[:, None, None] * np.ones((1, 3, 5), np.uint8)
+    shown = translation.picture(truth, truth, truth + 20)
+    assert shown.shape == (translation.SHOWN * 3, 4 * 5)
+    assert (shown[:, 15:] == 20).all()
+    assert shown[-1, 10] == 27
+
+
+def test_a_job_that_fails_says_why_and_the_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "twice.py").write_text(
+        "import json, sys; from benchmarks.jobs import answer; job = json.loads(sys.argv[2])\n"
+        "answer([{'half': job['n'] / 2 + part} for part in (0, 1)] if job['n'] else {}['nothing'])\n"
+    )
+    root = Path(__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}")
+    results = tmp_path / "results.jsonl"
+    found = list(jobs.run_jobs("twice", [{"n": 4}, {"n": 0}], side_by_side=2, results=results))
+    assert [result.get("half") for result in found] == [2, 3, None]
+    assert found[2] == {"n": 0, "failed": "KeyError: 'nothing'"}
+    assert jobs.read_results(results) == found

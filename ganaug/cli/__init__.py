@@ -13,6 +13,7 @@ from ganaug.cli.inspect import inspect
 from ganaug.cli.preview import preview
 from ganaug.cli.sample import sample
 from ganaug.cli.translate import translate
+from ganaug.cli.twins import twins
 from ganaug.errors import GanaugError, Interrupted
 
 
@@ -70,9 +71,9 @@ def main() -> None:
     """Synthetic images for your rare classes: fit a GAN to a labelled folder, sample, mix, and see if it helps.
 
     DATA is a folder with one sub-folder of images or volumes for each class, or with a metadata.csv
-    (file_name,label[,group,split]), or a MedMNIST-style .npz. Start with 'ganaug demo'.
+    (file_name,label[,group,split,domain]), or a MedMNIST-style .npz. Start with 'ganaug demo'.
     """
 
 
-for command in (inspect, fit, sample, translate, preview, demo):  # in the order in which they are used
+for command in (inspect, fit, sample, translate, twins, preview, demo):  # in the order in which they are used
     main.add_command(command)

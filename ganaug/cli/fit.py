@@ -161,6 +161,7 @@ def fit(
     from ganaug.training.fit import fit as run_fit
     from ganaug.training.fit import plan_for
     from ganaug.training.run import Run
+    from ganaug.training.translating import translates
 
     context.with_resource(processes())
     plan = None
@@ -202,12 +203,26 @@ def fit(
         f"{done}"
         f"The generator is {run.model_path}; pictures and curves are in {run.report_path}.\n"
         f"{last.get('kimg', 0):.1f} thousand images were shown{_of_the_recipe(last, run)}.\n"
-        f"Diversity within classes {last.get('diversity', 0):.2f} of the real images' (1 is as diverse, more is noise; "
+        f"Diversity within {'domains' if translates(run.config()) else 'classes'} {last.get('diversity', 0):.2f} of "
+        "the real images' (1 is as diverse, more is noise; "
         f"least: {last.get('diversity_least_class')!r} {last.get('diversity_least', 0):.2f}).\n"
-        f"Next: ganaug preview {run.path} --real {data} --out LOOK.png, then ganaug sample {run.path} --balance {data} "
-        "--out DIR"
+        f"Next: {_next(run, data)}"
     )
     show({"run": str(run.path), "model": str(run.model_path), "metrics": last}, json_, text)
+
+
+def _next(run: Run, data: Path) -> str:
+    """Return the commands that one would want after a training."""
+    from ganaug.models.modelfile import read_header
+
+    translation = read_header(run.model_path).translation if run.model_path.exists() else None
+    if translation is None:
+        return (
+            f"ganaug preview {run.path} --real {data} --out LOOK.png, then ganaug sample {run.path} --balance {data} "
+            "--out DIR"
+        )
+    source = "FILES" if translation.degrade else data
+    return f"look at the report, then ganaug translate {run.path} {source} --to {translation.targets[-1]} --out DIR"
 
 
 def _of_the_recipe(last: Mapping[str, Any], run: Run) -> str:

@@ -83,6 +83,9 @@ class Degrade(ABC):
             output: N×C×H×W or N×C×D×H×W, an estimate of the original.
             degraded: what the call of this object returned for the original, in the same shape.
             keys: the keys of that call, or None to find out from `degraded` what was measured.
+
+        Returns:
+            Images of the shape and device of `output`; float32 where that has less, which could not hold them.
         """
 
     def _checked(self, images: Tensor, sides: Sequence[int], keys: Sequence[int] | Tensor | None) -> None:
@@ -117,6 +120,7 @@ class Downsample(Degrade):
         was made from. A pseudo-inverse of a Kronecker product is that of its factors, so all of it goes axis by axis.
         """
         self._checked(output, output.shape[2:], keys)
+        output, degraded = _at_least_float32(output), _at_least_float32(degraded)
         measured, kept = zip(*((measured, kept) for _, measured, kept in self._matrices(output)), strict=True)
         return output + self._along_each_axis(degraded, measured) - self._along_each_axis(output, kept)
 
@@ -163,7 +167,8 @@ class Undersample(Degrade):
         """
         self._checked(output, output.shape[-1:], keys)
         masks = self.masks(output.shape[-1], keys) if keys is not None else self._recognized(degraded)
-        return output + _kept_lines(degraded.to(output.dtype) - output, masks)
+        output = _at_least_float32(output)
+        return output + _kept_lines(degraded - output, masks)
 
     def masks(self, width: int, keys: Sequence[int] | Tensor) -> np.ndarray:
         """Return which frequencies 0…width // 2 along W are sampled, N×(width // 2 + 1) bool, one row for each key."""

@@ -8,7 +8,7 @@ import json
 import os
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +27,13 @@ from ganaug.sampling.provenance import provenance, source_of
 from ganaug.sampling.request import BankRequest, ImageSource, Request
 
 if TYPE_CHECKING:
+    from ganaug.sampling.translated import Accept, TranslationRequest
     from ganaug.sampling.translator import Translator
 
 FORMAT = "ganaug-bank"
 VERSION = 1
+DECISIONS = "decisions.npy"
+"""In an unfinished bank: which translations are accepted."""
 MAKE = "Make one: ganaug sample RUN --out DIR --format bank --per-class 500."
 REGENERATE = "Make the bank again: ganaug sample RUN --out DIR --format bank --overwrite."
 
@@ -64,6 +67,9 @@ class SyntheticBank:
     train_manifest_sha256: str = ""
     """SHA-256 of the bank's copy of the run's ``train_manifest.json``, to which those of translated images add the
     hashes of their sources; empty if it has none."""
+    acceptance: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Of translated images that were selected: class of the source → how many were ``tried`` and how many
+    ``accepted``."""
 
     @classmethod
     def open(cls, path: str | Path) -> SyntheticBank:
@@ -101,6 +107,10 @@ class SyntheticBank:
                 },
                 # A model away from its run folder, and ganaug before it kept this, leave a bank without.
                 train_manifest_sha256=str(header.get("train_manifest_sha256", "")),
+                acceptance={
+                    str(name): {key: int(found[key]) for key in ("tried", "accepted")}
+                    for name, found in header.get("acceptance", {}).items()
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError, GanaugError) as problem:
             raise ModelFileError(
@@ -164,6 +174,7 @@ class SyntheticBank:
         counts: int | None = None,
         seed: int = 0,
         group_regex: str | None = None,
+        accept: Accept | None = None,
         batch: int | None = None,
         overwrite: bool = False,
         show_progress: bool = False,
@@ -192,12 +203,16 @@ class SyntheticBank:
                 default the other of two.
             counts: how many images to make, drawn from the sources by `seed`; all by default.
             group_regex: finds the patient in each file's path, as for ``ganaug fit``.
+            accept: keeps some of the translations only, such as those that a judge of the classes believes:
+                `ganaug.evaluation.twin_judge.train_twin_judge`. Then `counts` says how many are tried, `acceptance` how
+                many were kept of each class, and `validate_against` also refuses the images that `accept` learned from.
+                Every image is translated twice: all are judged first, so that the bank's size is known.
             batch: images made at a time.
 
         Raises:
             ConfigError: a name that the model does not know, more images than there are sources, or `path` holds
                 something else and may not be replaced.
-            DataError: the folder cannot be used, or holds no image to translate.
+            DataError: the folder cannot be used, holds no image to translate, or no translation is accepted.
             ModelFileError: the model's images are not finite.
         """
         from ganaug.sampling.translated import TranslationRequest
@@ -213,12 +228,18 @@ class SyntheticBank:
             counts=counts,
             seed=seed,
             group_regex=group_regex,
+            accept=accept,
             show_progress=show_progress,
         )
         with disk_errors(folder), continued(folder, request.to_dict(), overwrite=overwrite) as place:
             if place is not None:
+                step, facts = batch or request.batch, {}
+                if accept is not None:
+                    kept = _decisions(place / DECISIONS, gan, request, batch=step, show_progress=show_progress)
+                    request, facts["acceptance"] = request.accepted(kept)
                 with progress_bar("translating", len(request), unit="images", show=show_progress) as progress:
-                    fill_bank(place, gan, request, batch=batch or request.batch, progress=progress)
+                    fill_bank(place, gan, request, batch=step, progress=progress, facts=facts)
+                (place / DECISIONS).unlink(missing_ok=True)
         return cls.open(folder)
 
     @cached_property
@@ -339,8 +360,29 @@ class SyntheticBank:
         return column
 
 
-def fill_bank(place: Path, gan: Any, request: BankRequest, *, batch: int, progress: Progress) -> int:
-    """Write what is missing of a bank into the unfinished folder `place`; return how many images were there."""
+def _decisions(
+    path: Path, gan: Translator, request: TranslationRequest, *, batch: int, show_progress: bool
+) -> np.ndarray:
+    """Return which translations are accepted, N bool; what was decided before a kill stays decided."""
+    with progress_bar("judging", len(request), unit="images", show=show_progress) as progress:
+        grow_npy(path, (len(request),), "bool", lambda part: request.decide(gan, part), batch=batch, progress=progress)
+    kept: np.ndarray = np.load(path, allow_pickle=False)
+    return kept
+
+
+def fill_bank(
+    place: Path,
+    gan: Any,
+    request: BankRequest,
+    *,
+    batch: int,
+    progress: Progress,
+    facts: Mapping[str, Any] | None = None,
+) -> int:
+    """Write what is missing of a bank into the unfinished folder `place`; return how many images were there.
+
+    `facts` are further fields of ``bank.json``.
+    """
     columns = request.columns
     for name, column in columns.items():
         stream = io.BytesIO()
@@ -371,6 +413,7 @@ def fill_bank(place: Path, gan: Any, request: BankRequest, *, batch: int, progre
         "model_sha256": request.model_sha256,
         "sha256": {name: hashlib.sha256(column.tobytes()).hexdigest() for name, column in columns.items()},
         "train_manifest_sha256": "" if manifest is None else hashlib.sha256(manifest).hexdigest(),
+        **(facts or {}),
     }
     write_file(place / "bank.json", (json.dumps(header, indent=2) + "\n").encode())
     return kept

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ganaug.data.intensity import IntensityMap
 from ganaug.data.names import count
@@ -20,6 +23,33 @@ from ganaug.sampling.translator import Translator
 
 _VERSION = 1
 """Raised when the same request gives other images, so that a bank of an older version is not taken for complete."""
+
+
+class SourceBatch(NamedTuple):
+    """The real images behind a batch of translated ones."""
+
+    images: Tensor
+    """N×C×spatial float32 in [-1, 1], as the model was given them."""
+    sha256: tuple[str, ...]
+    """Of each one's file, or of its pixels where it comes from no file."""
+
+
+class Accept(Protocol):
+    """Says which translations a bank may hold, such as `ganaug.evaluation.twin_judge.TwinJudge`."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All that determines the decisions, as JSON values: a bank that was begun goes on under the same alone."""
+
+    @property
+    def hashes(self) -> Mapping[str, Sequence[str]]:
+        """The leak guard's hashes of the images that it has learned from; see `with_sources`."""
+
+    def __call__(self, images: Tensor, sources: SourceBatch, to: int) -> np.ndarray:
+        """Return for each of N×C×spatial translations in [-1, 1] whether it is kept, N bool.
+
+        The answer depends on the item alone, not on its neighbors in the batch.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +69,8 @@ class TranslationRequest:
     """Positions of the sources among the real images, N int64."""
     labels: np.ndarray
     """Of the bank's images, N int64, ascending."""
+    accept: Accept | None = None
+    """What is to select among the translations; see `accepted`."""
 
     @classmethod
     def of(
@@ -51,6 +83,7 @@ class TranslationRequest:
         counts: int | None,
         seed: int,
         group_regex: str | None = None,
+        accept: Accept | None = None,
         show_progress: bool = False,
     ) -> TranslationRequest:
         """Return the request for `counts` of the images of `real`; see `SyntheticBank.translate`."""
@@ -60,6 +93,11 @@ class TranslationRequest:
                 "trained with --model cyclegan or pix2pix."
             )
         target = gan.target(to)
+        if accept is not None and not (hasattr(accept, "settings") and hasattr(accept, "hashes")):
+            raise ConfigError(
+                f"accept is {accept!r}; a callable with `settings` and `hashes` was wanted, such as "
+                "ganaug.evaluation.twin_judge.train_twin_judge returns (see ganaug.sampling.translated.Accept)."
+            )
         if seed < 0:
             raise ConfigError(f"seed is {seed}; an integer of 0 or more was wanted.")
         sources = open_sources(gan, real, group_regex=group_regex, show_progress=show_progress)
@@ -79,7 +117,7 @@ class TranslationRequest:
             classes = _label_classes(gan, sources)
             labels = np.array([classes.index(sources.class_of(i)) for i in members.tolist()], np.int64)
         order = np.argsort(labels, kind="stable")
-        return cls(gan, sources, target, domain, seed, classes, members[order], labels[order])
+        return cls(gan, sources, target, domain, seed, classes, members[order], labels[order], accept)
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -132,15 +170,49 @@ class TranslationRequest:
         Raises:
             ModelFileError: the model's images are not finite.
         """
-        images, knots, _ = self._real
-        there = gan.intensities[self.source]
-        unit = there.forward(images[positions], knots[positions] if there.kind == "per-file" else None)
-        made = gan.translate(torch.from_numpy(np.ascontiguousarray(unit)), to=self.to)
+        made = gan.translate(self._unit(gan, positions), to=self.to)
         return self.intensity.inverse(made.cpu().numpy(), tails=False)
 
+    def decide(self, gan: Translator, positions: slice) -> np.ndarray:
+        """Return which of the images at `positions` are accepted, N bool.
+
+        Raises:
+            ConfigError: `accept` answered something else.
+        """
+        assert self.accept is not None
+        real = self._unit(gan, positions)
+        sources = SourceBatch(real, tuple(self.sources.sha256[i] for i in self.chosen[positions].tolist()))
+        found = np.asarray(self.accept(gan.translate(real, to=self.to), sources, self.to))
+        if found.shape != (len(real),) or found.dtype != bool:
+            raise ConfigError(
+                f"accept returned {found.dtype} of shape {found.shape} for {count(len(real), 'image')}; as many bool "
+                "were wanted."
+            )
+        return found
+
+    def accepted(self, kept: np.ndarray) -> tuple[TranslationRequest, dict[str, dict[str, int]]]:
+        """Return the request for the accepted images alone; and, by class of the source, how many of how many they are.
+
+        Args:
+            kept: which images are accepted, N bool.
+
+        Raises:
+            DataError: none is.
+        """
+        names = [self.sources.class_of(i) for i in self.chosen.tolist()]
+        tried, accepted = Counter(names), Counter(itertools.compress(names, kept))
+        rates = {name: {"tried": tried[name], "accepted": accepted[name]} for name in tried}
+        if not kept.any():
+            raise DataError(
+                f"None of the {count(len(self), 'translation')} to {self.gan.classes[self.to]!r} was accepted, so that "
+                "there is nothing to fill a bank with. Look at the reasons (ganaug twins), and train the model longer."
+            )
+        return replace(self, chosen=self.chosen[kept], labels=self.labels[kept]), rates
+
     def manifest(self, gan: Translator) -> bytes:
-        """Return the run's ``train_manifest.json`` with the hashes of the sources in it."""
-        return with_sources(gan.manifest_bytes(), self._real[2])
+        """Return the run's ``train_manifest.json`` with the hashes of the sources in it, and of what `accept` saw."""
+        manifest = with_sources(gan.manifest_bytes(), self._real[2])
+        return manifest if self.accept is None else with_sources(manifest, self.accept.hashes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values; of the sources their hashes in one."""
@@ -157,7 +229,15 @@ class TranslationRequest:
             "labels_sha256": hashlib.sha256(self.labels.tobytes()).hexdigest(),
             "seed": self.seed,
             "sources_sha256": images.hexdigest(),
+            **({} if self.accept is None else {"accept": dict(self.accept.settings)}),
         }
+
+    def _unit(self, gan: Translator, positions: slice) -> Tensor:
+        """Return the sources at `positions`, N×C×spatial in [-1, 1]."""
+        images, knots, _ = self._real
+        there = gan.intensities[self.source]
+        unit = there.forward(images[positions], knots[positions] if there.kind == "per-file" else None)
+        return torch.from_numpy(np.ascontiguousarray(unit))
 
     @cached_property
     def _real(self) -> tuple[np.ndarray, np.ndarray, dict[str, list[str]]]:

@@ -80,7 +80,7 @@ def find_domains(manifest: Manifest, target: Manifest | None, config: FitConfig)
         return manifest, Domains(DEGRADED, of, np.full_like(of, -1), (), "style"), [f"Pairs: {config.degrade}."]
     if target is not None:
         manifest, domains = joined(manifest, target, config.domains)
-    elif any(item.domain for item in manifest.items):
+    elif manifest.domains and {*(config.domains or ())} <= {*manifest.domains}:
         manifest, domains = by_column(manifest, config.domains, config.rule)
     else:
         manifest, domains = by_class(manifest, config.domains, config.rule)
