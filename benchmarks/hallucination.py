@@ -1,7 +1,7 @@
 """Does a translation add or remove lesions? Measured on procedural heads, whose truth is known.
 
     python -m benchmarks.hallucination --minutes 15 --repeats 3 --jobs 2 "" "pairing=none"
-    python -m benchmarks.hallucination --minutes 15 --target-labels unknown ""
+    python -m benchmarks.hallucination --target-labels unknown --minutes 15 ""
     python -m benchmarks.hallucination --minutes 30 --size3d 32 --tests 60 "" "pairing=none"
     python -m benchmarks.hallucination --between a@old a@harsh --minutes 15 "" "pairing=none"
 
@@ -170,7 +170,7 @@ def _train_and_measure(job: Job) -> Iterator[dict[str, Any]]:
         found = compared(scans, given, made, wanted, domains[target].contrast)
         results.append({"direction": f"{source} to {target}", **found, **facts})
         pictures.append(picture(*(shown(part, scans) for part in (given, made, wanted))))
-    path = out.with_suffix(".png")
+    path = out.with_name(f"{out.name}.png")  # a fraction of a minute has a point of its own
     Image.fromarray(np.concatenate(pictures, axis=1)).save(path)
     for result in results:
         yield {**result, "picture": path.name}
@@ -270,7 +270,7 @@ def _line(result: Job) -> str:
         return f"{start}: failed: {result['failed']}"
     error = ", ".join(f"{name} {value:.2f} %" for name, value in result["mae"].items())
     return (
-        f"{result['direction']}, {start}: {result['kimg']:.1f} kimg, MAE {error}, created {result['created']} of "
+        f"{result['direction']}, {start}: {result['kimg']:.2f} kimg, MAE {error}, created {result['created']} of "
         f"{result['healthy']}, lost {result['lost']} of {result['lesion']}"
     )
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import signal
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +25,9 @@ device_checks = pytest.importorskip("benchmarks.device_checks")
 gpu = pytest.importorskip("benchmarks.gpu")
 arms = pytest.importorskip("benchmarks.arms")
 fidelity = pytest.importorskip("benchmarks.fidelity")
+hallucination = pytest.importorskip("benchmarks.hallucination")
 jobs = pytest.importorskip("benchmarks.jobs")
+minority = pytest.importorskip("benchmarks.minority")
 sets = pytest.importorskip("benchmarks.sets")
 sites = pytest.importorskip("benchmarks.sites")
 transfer = pytest.importorskip("benchmarks.transfer")
@@ -380,3 +386,228 @@ def test_a_job_that_fails_says_why_and_the_others_are_kept(tmp_path: Path, monke
     assert [result.get("half") for result in found] == [2, 3, None]
     assert found[2] == {"n": 0, "failed": "KeyError: 'nothing'"}
     assert jobs.read_results(results) == found
+
+
+def _phantom_job(scratch: Path, **changes: Any) -> dict[str, Any]:
+    job = {"between": ["a", "b@soft"], "lesions": [0.1, 0.5], "size": [32, 32], "count": 10, "tests": 5, "seed": 0}
+    return {**job, "target_labels": "known", "scratch": str(scratch), **changes}
+
+
+def test_created_and_lost_lesions_are_told_from_the_truth(tmp_path: Path) -> None:
+    job = _phantom_job(tmp_path, size=[64, 64], between=["a", "b"])
+    domains = hallucination.domains_of(job)
+    scans = hallucination.held_out(job, domains["a"])
+    given = hallucination.stored([of.image for of in scans])
+    wanted = hallucination.stored(hallucination.expected(scans, domains["b"]))
+    assert [of.has_lesion for of in scans] == [False, True] * 5
+    all_healthy, all_ill = (wanted[part::2].repeat(2, axis=0) for part in (0, 1))
+    for made, created, lost in ((wanted, 0, 0), (all_ill, 5, 0), (all_healthy, 0, 5)):
+        found = hallucination.compared(scans, given, made, wanted, "b")
+        counts = [found[name] for name in ("healthy", "lesion", "created", "lost", "created_in_truth", "lost_in_truth")]
+        assert counts == [5, 5, created, lost, 0, 0]
+        assert (found["mae"]["made"] == 0) == (created == lost == 0)
+
+
+def test_errors_of_translations_are_percent_of_the_range_beside_those_of_the_source_and_the_best_table(
+    tmp_path: Path,
+) -> None:
+    job = _phantom_job(tmp_path, between=["a", "b"])
+    scans = hallucination.held_out(job, hallucination.domains_of(job)["a"])
+    given = hallucination.stored([of.image for of in scans])
+    wanted = hallucination.stored([0.8 * (1 - of.image) for of in scans])
+    found = hallucination.compared(scans, given, wanted + 51, wanted, "b")
+    for kind in ("mae", "mae_head"):
+        assert found[kind]["made"] == pytest.approx(20)
+        assert found[kind]["table"] < 0.1 < 10 < found[kind]["identity"]
+    assert found["mae_head"]["identity"] != pytest.approx(found["mae"]["identity"], rel=0.1)
+
+
+def test_no_test_head_is_trained_on_and_unknown_labels_are_not_in_the_folder_of_the_target(tmp_path: Path) -> None:
+    job = _phantom_job(tmp_path, between=["a", "b"], lesions=[0.5, 0.5], tests=10)
+    unknown = hallucination.prepare({**job, "target_labels": "unknown"})
+    known = hallucination.prepare(job)
+    trained = {path.read_bytes() for path in known.rglob("*.png")}
+    assert len(trained) == 20
+    assert {path.read_bytes() for path in unknown.rglob("*.png")} == trained
+    assert [path.suffix for path in (unknown / "b" / "b").iterdir()] == [".png"] * 10
+    (tmp_path / "test").mkdir()
+    for name, domain in hallucination.domains_of(job).items():
+        images = hallucination.stored([of.image for of in hallucination.held_out(job, domain)])
+        written = jobs.write_folder(images[:, None], [name] * len(images), tmp_path / "test")
+        assert not {path.read_bytes() for path in (written / name).iterdir()} & trained
+
+
+def test_the_truth_at_a_site_has_its_curve_and_blur_but_nothing_random(tmp_path: Path) -> None:
+    job = _phantom_job(tmp_path, size=[64, 64], tests=2)
+    domain = hallucination.domains_of(job)["b@soft"]
+    scans = hallucination.held_out(job, hallucination.domains_of(job)["a"])
+    clean = 0.9 * np.stack(hallucination.expected(scans, replace(domain, site=None))) ** 0.7
+    found = np.stack(hallucination.expected(scans, domain))
+    around = [np.roll(clean, (down, across), axis=(1, 2)) for down in (-1, 0, 1) for across in (-1, 0, 1)]
+    flat = np.ptp(around, axis=0) < 0.03
+    brain = flat & (clean > 0.3)
+    assert brain.sum() > 100
+    np.testing.assert_allclose(found[brain], clean[brain], atol=0.02)
+    assert (found[flat & (clean == 0)] == 0).mean() > 0.9
+    assert np.abs(np.diff(found)).mean() < 0.9 * np.abs(np.diff(clean)).mean()
+
+
+def test_labels_that_a_judge_gave_are_compared_with_the_table_that_it_did_not_see(tmp_path: Path) -> None:
+    target = hallucination.prepare(_phantom_job(tmp_path, target_labels="unknown", between=["a", "b"])) / "b"
+    assert hallucination.judged(tmp_path, target, ("healthy", "lesion")) == {}
+    images = sorted((target / "b").iterdir())
+    table = dict(row.split(",")[:2] for row in (target / "metadata.csv").read_text().splitlines()[1:])
+    labels = [int(table[f"b/{path.name}"] == "lesion") for path in images]
+    labels[0], labels[1] = 1 - labels[0], -1
+    given = {hashlib.sha256(path.read_bytes()).hexdigest(): label for path, label in zip(images, labels, strict=True)}
+    values = {"believed": True, "sentence": "so it is", "labels": given}
+    (tmp_path / "target_labels.json").write_text(json.dumps(values))
+    found = hallucination.judged(tmp_path, target, ("healthy", "lesion"))["judged"]
+    assert (found["given"], found["right"]) == (0.9, pytest.approx(8 / 9))
+
+
+def test_repeats_pool_their_images_and_wilson_s_interval_stands_at_zero_too() -> None:
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3.
+    assert hallucination.share_cell([(0, 20)]) == "0.0 [0.0, 16.1]"
+    assert hallucination.share_cell([(15, 148)]) == "10.1 [6.2, 16.0]"
+    assert hallucination.share_cell([(15, 148), (0, 148)]).endswith("(0.0 to 10.1)")
+
+    def result(seed: int, lost: int, **changes: Any) -> dict[str, Any]:
+        asked = {"size": [64, 64], "lesions": [0.1, 0.5], "settings": "", "target_labels": "known", "minutes": 5}
+        errors = {"made": 2.0 + seed, "identity": 20.0, "table": 6.0}
+        counts = {"healthy": 50, "lesion": 50, "created": 0, "lost": lost, "created_in_truth": 0, "lost_in_truth": 1}
+        found = {**counts, "mae": errors, "mae_head": errors, "kimg": 3.0, "direction": "a to b"}
+        return {**asked, "seed": seed, **found, **changes}
+
+    judge = {"judged": {"believed": True, "given": 0.8, "right": 0.95}}
+    other = result(0, 10, target_labels="unknown", **judge)
+    head, _, *rows = hallucination.table([result(0, 2), result(1, 4), other, {"failed": "no room"}]).splitlines()
+    columns = [dict(zip(head.split(" | "), row.split(" | "), strict=True)) for row in rows]
+    assert [row["n"] for row in columns] == ["2", "1"]
+    assert columns[0]["MAE %"] == "2.50"
+    assert columns[0]["lost % [95 %]"] == "6.0 [2.8, 12.5] (4.0 to 8.0)"
+    assert columns[0]["either % [95 %]"].startswith("3.0 [")
+    assert columns[1]["labels of the target"] == "judged: 80 %, right 95 %"
+
+
+def test_an_arm_that_adds_nothing_is_its_baseline() -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (30, 1, 8, 8), dtype=np.uint8), np.arange(30) % 3 // 2
+
+    def weights(**changes: Any) -> torch.Tensor:
+        model = arms.trained(images, labels, ("a", "b"), steps=2, seed=3, augment=arms.StrongAugment(), **changes)
+        return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+    assert torch.equal(weights(), weights(added=(images[:0], labels[:0])))
+    assert not torch.equal(weights(), weights(balanced=False))
+
+
+def test_added_images_take_half_of_the_draws_of_their_class_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = np.zeros((30, 1, 8, 8), np.uint8), np.arange(30) % 3 // 2
+    monkeypatch.setattr(arms, "train_classifier", lambda data, **settings: (data.targets, settings["batches"].numpy()))
+    asked = {"steps": 100, "seed": 0, "augment": arms.StrongAugment()}
+    _, without = arms.trained(images, labels, ("a", "b"), **asked)
+    targets, plan = arms.trained(images, labels, ("a", "b"), **asked, added=(images[:20], np.ones(20, np.int64)))
+    is_added = plan >= 30
+    np.testing.assert_array_equal(plan[~is_added], without[~is_added])
+    np.testing.assert_array_equal(targets[plan], labels[without])
+    assert is_added[targets[plan] == 1].mean() == pytest.approx(0.5, abs=0.03)
+    assert not is_added[targets[plan] == 0].any()
+
+
+def test_a_draw_keeps_as_many_of_each_class_as_asked_and_leaves_the_test_images() -> None:
+    ids = np.arange(40, dtype=np.uint8)[:, None, None, None]
+    images = sets.ImageSet("few", ("a", "b"), ids, np.arange(40) // 30, ids + 100, np.arange(40) % 2)
+    one, again, other = (minority.imbalanced(images, (4, 6), seed) for seed in (0, 0, 1))
+    assert np.bincount(one.train_labels).tolist() == [4, 6]
+    assert len(set(one.train.ravel().tolist())) == 10
+    assert (one.train.ravel() // 30 == one.train_labels).all()
+    np.testing.assert_array_equal(one.train, again.train)
+    assert set(one.train.ravel().tolist()) != set(other.train.ravel().tolist())
+    assert one.test is images.test
+    with pytest.raises(ValueError, match="larger sample"):
+        minority.imbalanced(images, (4, 11), 0)
+
+
+def test_duplicates_match_the_translations_in_number_and_repeat_each_image_as_often() -> None:
+    real, made = np.arange(3)[:, None], np.arange(10, 16)[:, None]
+    accepted = np.array([True, False, False, True, False, False])
+    added = minority.added_images(real, translated=made, accepted=accepted, conditional=made + 10)
+    assert np.bincount(added["duplicates"].ravel()).tolist() == [2, 2, 2]
+    assert added["translated"].ravel().tolist() == [10, 11, 12, 13, 14, 15]
+    assert added["filtered"].ravel().tolist() == [10, 13]
+    assert set(added) | {"plain", "oversampled", "oracle"} == set(minority.ARMS)
+
+
+def _write_twins(folder: Path, *rows: str) -> None:
+    (folder / "twins.csv").write_text("source,changed,p_target_after,accepted\n" + "".join(f"{row}\n" for row in rows))
+
+
+def test_what_the_twins_table_accepts_is_found_by_the_file_and_not_by_its_row(tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.png" for name in "abc"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    a, b, c = (hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    _write_twins(tmp_path, f"{c},.2,.9,yes", f"{a},.1,.3,no", f"{b},.6,.8,yes")
+    assert minority.accepted_of(tmp_path, files).tolist() == [False, True, True]
+    summary = {"twins": 3, "accepted": 2, "rejected": {"unconvinced": 1}, "verdict": "it can"}
+    judge = {"balanced_accuracy": 0.9, "threshold": 0.7, "sources_accepted_as_they_are": 0.1}
+    found = minority.judged(tmp_path, {**summary, "judge": judge})
+    assert (found["images"], found["accepted"], found["probability"], found["changed"]) == (3, 2, 0.8, 0.2)
+    _write_twins(tmp_path, f"{c},.2,,no", f"{a},.1,,no", f"{b},.6,,no")
+    assert minority.judged(tmp_path, {**summary, "judge": dict.fromkeys(judge)})["probability"] is None
+
+
+@pytest.mark.parametrize(("problem", "accepted"), [("", 2), ("too few images", 0)])
+def test_samples_are_accepted_from_the_threshold_on_if_the_judge_is_believed(problem: str, accepted: int) -> None:
+    columns = np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]])
+    ensemble = SimpleNamespace(probabilities=lambda images: columns)
+    facts = {"balanced_accuracy": 0.9, "threshold": 0.7, "sources_accepted_as_they_are": 0.1}
+    judge = SimpleNamespace(
+        judge=ensemble, problem=problem, sentence="", classes=[0, 1], to=1, threshold=0.7, to_dict=lambda: facts
+    )
+    found = minority.judged_samples(judge, torch.zeros(3, 1, 2, 2))
+    assert found["accepted"] == accepted
+    assert found["rejected"] == {"no verdict" if problem else "unconvinced": 3 - accepted}
+    assert found["probability"] == (None if problem else pytest.approx(0.7))
+
+
+def test_the_auc_does_not_depend_on_the_threshold() -> None:
+    images = np.array([0, 50, 100, 200], np.uint8).reshape(4, 1, 1, 1)
+    linear = torch.nn.Linear(1, 2)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[0.0], [1.0]]))
+        linear.bias.copy_(torch.tensor([0.0, 100.0]))
+    model = torch.nn.Sequential(torch.nn.Flatten(), linear)
+    assert minority.auc(model, images, np.array([0, 0, 1, 1])) == 1
+    assert minority.auc(model, images, np.array([0, 1, 0, 1])) == 0.75
+
+
+def test_the_table_of_a_rare_class_pairs_seeds_and_shows_the_gain_of_each_draw() -> None:
+    asked = {"keep": [2, 6], "settings": "", "recipe": "auto", "minutes": 1, "judge_steps": 9, "commit": "c"}
+
+    def result(arm: str, seed: int, hits: str, **changes: Any) -> dict[str, Any]:
+        fixed = {"gans": 2, "steps": 9, "augment": "strong", "labels": "00001111", "auc": 0.9, "added": 5}
+        return {**asked, **fixed, "arm": arm, "seed": seed, "draw": seed % 2, "hits": hits, "accuracy": 0.5, **changes}
+
+    results = [result("oversampled", seed, "11101111") for seed in range(4)]
+    results += [result("filtered", 0, "00000000")]  # repeated below
+    results += [result("filtered", seed, "11111111" if seed % 2 else "11101111", commit="d") for seed in range(4)]
+    results += [result("filtered", 4, "11111111"), {"failed": "no room"}]  # seed 4 has no partner
+    head, _, oversampled, filtered = minority.table(results).splitlines()[2:]
+    columns = dict(zip(head.split(" | "), filtered.split(" | "), strict=True))
+    assert (columns["n"], columns["arm"], columns["added"]) == ("4", "filtered", "5")
+    assert (columns["recall normal"], columns["recall pneumonia"]) == ("87.5", "100.0")
+    assert columns["− oversampled"].startswith("+6.2 [")
+    assert columns["− oversampled, each draw"] == "+0.0, +12.5"
+    assert columns["commit |"] == "d |"
+    assert oversampled.split(" | ")[-4:-1] == ["", "", ""]
+
+    judged = {"judge_accuracy": 0.9, "untouched": 0.1, "probability": 0.6, "changed": None, "kimg": 2.0, "images": 10}
+    rejected = [{"unchanged": 1, "unconvinced": 4}, {"unconvinced": 3}]
+    made = [
+        {**asked, **judged, "what": "to a", "seed": seed, "accepted": 10 - sum(why.values()), "rejected": why}
+        for seed, why in enumerate(rejected)
+    ]
+    row = minority.judge_table(made).splitlines()[-1].split(" | ")
+    assert row[3:] == ["to a", "2.0", "90%", "10%", "50%, 70%", "unconvinced 35%, unchanged 5%", "60%", "", "c |"]

@@ -81,7 +81,7 @@ def _text(summary: dict[str, Any]) -> str:
     lines = [
         summary["verdict"],
         f"Accepted as {summary['to']}: {summary['accepted']} of {summary['twins']} ({of}).",
-        *(f"  rejected: {n} {REASONS[reason]}" for reason, n in summary["rejected"].items()),
+        *(f"  rejected, {REASONS[reason]}: {n}" for reason, n in summary["rejected"].items()),
         f"The picture and the table are {Path(summary['out']) / PICTURE} and {TABLE}.",
     ]
     known = summary["in_training"]

@@ -176,8 +176,8 @@ class TwinJudge:
         if self.problem:
             return self.problem
         return (
-            f"The judge is right on {self.accuracy:.0%} of the real held-out images (mean over the classes). It accepts "
-            f"a probability of {self.threshold:.2f} or more, which {100 - PERCENTILE}% of the real images of "
+            f"The judge is right on {self.accuracy:.0%} of the real held-out images (mean over the classes). It "
+            f"accepts a probability of {self.threshold:.2f} or more, which {100 - PERCENTILE}% of the real images of "
             f"{self._name(self.to)!r} reach, and {self.untouched:.0%} of the real sources as they are."
         )
 

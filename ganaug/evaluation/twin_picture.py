@@ -16,6 +16,7 @@ SCALE = 1.0
 _BRIGHTER = (178, 24, 43)
 _DARKER = (33, 102, 172)
 _NEUTRAL = 255
+_FRAME = (200, 200, 200)
 _TITLES = ("source", "translation", "difference")
 _CELL = 128
 _LINE = 17
@@ -50,7 +51,9 @@ def twins_picture(rows: Sequence[Row]) -> Image.Image:
         for number, line in enumerate(row.lines):
             draw.text((4, top + 4 + number * _LINE), line, fill="black", font=font)
         for column, image in enumerate(images):
-            canvas.paste(image, (margin + column * (width + GAP), top))
+            left = margin + column * (width + GAP)
+            canvas.paste(image, (left, top))
+            draw.rectangle((left + 1, top + 1, left + image.width - 2, top + image.height - 2), outline=_FRAME)
     ramp = colored(np.tile(np.linspace(-SCALE, SCALE, width, dtype=np.float32), (1, 12, 1)))
     left = margin + 2 * (width + GAP)
     canvas.paste(_bytes(ramp), (left, tops[-1] + 6))

@@ -267,7 +267,7 @@ def shown(twins: Sequence[Twin]) -> list[int]:
 
 
 def _lines(twin: Twin) -> tuple[str, ...]:
-    names = " to ".join(_short(name) for name in (twin.source_class, twin.target_class))
+    names = f"#{twin.position} {_short(twin.source_class)} to {_short(twin.target_class)}"
     verdict = "accepted" if twin.accepted else f"rejected: {REASONS[twin.reason]}"
     changed = f"{twin.changed:.1%} of the image changed"
     if twin.p_target_before is None:

@@ -107,7 +107,7 @@ class Trainer:
                 if of_any(stop.is_set()):
                     self.save()
                     raise Interrupted(f"Stopped. The state is saved; go on with:\n  {self.resume_command}")
-        if metrics and metrics["diversity"] < COLLAPSED:
+        if metrics and not metrics["diversity"] >= COLLAPSED:  # NaN is neither
             raise DivergedError(
                 f"The generator collapsed: within a class its images differ {metrics['diversity']:.2f} times as much "
                 "as the real ones. The run is kept for a look. Try a larger --set gamma=…, or more images."

@@ -201,6 +201,23 @@ def test_the_confidence_is_that_of_the_whole_batch_and_steers_only_when_asked() 
         assert float(metrics["gamma_factor"]) == pytest.approx(math.exp(moved), rel=1e-5)
 
 
+def test_a_gradient_of_nan_under_a_finite_loss_is_skipped_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    gan = _gan()
+    backward = gan._backward_discriminator
+
+    def spoiled(*arguments: Any) -> Any:
+        result = backward(*arguments)
+        next(gan.discriminator.parameters()).grad[0] = torch.nan  # type: ignore[index]
+        return result
+
+    monkeypatch.setattr(gan, "_backward_discriminator", spoiled)
+    before = {name: value.clone() for name, value in gan.discriminator.state_dict().items()}
+    metrics = gan.step(*_batch(), 0, 0.5)
+    assert bool(metrics["loss_d"].isnan())
+    assert all(torch.equal(value, before[name]) for name, value in gan.discriminator.state_dict().items())
+    assert all(bool(value.isfinite().all()) for value in gan.tensors().values())
+
+
 def test_a_step_with_a_loss_that_is_not_finite_changes_no_weight() -> None:
     gan = _gan()
     gan.step(*_batch(), 0, 0.0)

@@ -46,15 +46,20 @@ class BaseGAN:
                 group["lr"] = cosine(config.lr, progress, config.burn_in) * 0.5**self.attempt
                 group["betas"] = (config.beta1, cosine(config.beta2, progress, config.burn_in))
 
-    def _update(self, which: int, loss: Tensor) -> None:
+    def _update(self, which: int, loss: Tensor) -> Tensor:
+        """Let an optimizer take its step, unless loss or gradients are not finite; return 0, or NaN if it did not."""
         optimizer = self.optimizers[which]
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         sum_over_processes([*gradients, loss])
         # A step that left the finite numbers is skipped, not repaired, and the loop counts it. The optimizer's kernel
         # skips it itself, as it does for torch.amp.GradScaler: asking here would make a GPU wait for its answer.
-        optimizer.found_inf = (~torch.isfinite(loss)).float()  # type: ignore[attr-defined]
+        # A gradient may be NaN where the loss is not.
+        largest = torch.stack(torch._foreach_norm(gradients, torch.inf)) if gradients else loss
+        bad = ~(torch.isfinite(loss) & torch.isfinite(largest).all())
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        return torch.where(bad, torch.nan, 0.0)
 
     def _update_average(self, images: int, progress: float) -> None:
         """Move the average after a step of `images` in this process."""

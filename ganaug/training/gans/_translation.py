@@ -120,7 +120,7 @@ class TranslationGAN(BaseGAN):
         share = 1 / world_size()
         (loss * share).backward()
         values = {name: value * share for name, value in values.items()}
-        self._update(0, values["loss_d"].clone())
+        values["loss_d"] = values["loss_d"] + self._update(0, values["loss_d"].clone())
         return values
 
     @torch.inference_mode()

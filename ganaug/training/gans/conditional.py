@@ -150,7 +150,7 @@ class GAN(BaseGAN):
             total += loss * piece.share
             for name, value in values.items():
                 metrics[name] += value.detach() * piece.share
-        self._update(0, total)
+        metrics["loss_d"] = metrics["loss_d"] + self._update(0, total)
         if self.penalty == "clip":
             clip_weights(self.discriminator, config.weight_clip)
 
@@ -163,7 +163,7 @@ class GAN(BaseGAN):
                 total += loss.detach() * piece.share
             self.discriminator.requires_grad_(True)
             metrics["loss_g"] = total.clone()
-            self._update(1, total)
+            metrics["loss_g"] = metrics["loss_g"] + self._update(1, total)
         sum_over_processes(list(metrics.values()))
         self._steer(metrics["confidence"], progress)
         self._update_average(len(images), progress)

@@ -80,7 +80,7 @@ class GAN(TranslationGAN):
         (loss * share).backward()
         values |= {f"loss_{name}": value.detach() * share for name, value in parts.items()}
         values["loss_g"] = loss.detach() * share
-        self._update(1, values["loss_g"].clone())
+        values["loss_g"] = values["loss_g"] + self._update(1, values["loss_g"].clone())
         sum_over_processes(list(values.values()))
         self._update_average(2 * len(first), progress)
         return dict(values)
