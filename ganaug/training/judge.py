@@ -100,12 +100,16 @@ def _probabilities(member: Classifier, images: Tensor) -> Tensor:
 def _folds(labels: np.ndarray, groups: Sequence[str], folds: int, seed: int) -> np.ndarray:
     """Deal whole groups out to folds, class by class, so that each fold has images of every class where it can."""
     order = np.random.default_rng(derived_seed(seed, "folds")).permutation(len(labels))
-    fold_of: dict[str, int] = {}
-    dealt = np.zeros(int(labels.max()) + 1, dtype=int)
+    images: dict[str, np.ndarray] = {}
     for i in order.tolist():
-        if groups[i] not in fold_of:
-            fold_of[groups[i]] = int(dealt[labels[i]] % folds)
-            dealt[labels[i]] += 1
+        images.setdefault(groups[i], np.zeros(int(labels.max()) + 1, dtype=int))[labels[i]] += 1
+    fold_of: dict[str, int] = {}
+    dealt = np.zeros((folds, int(labels.max()) + 1), dtype=int)
+    for group, own in images.items():
+        # To the fold that has the fewest images of what the group has most of, and then the fewest of all.
+        fold = min(range(folds), key=lambda k: (dealt[k, own.argmax()], dealt[k].sum()))
+        fold_of[group] = fold
+        dealt[fold] += own
     return np.array([fold_of[group] for group in groups])
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 import ganaug
+from ganaug.training import judge as judge_module
 from ganaug.training import pseudo_labels
 from ganaug.training.judge import Judge, restyled, train_judge
 from ganaug.training.pseudo_labels import label_target, with_grays_of
@@ -53,6 +54,12 @@ def test_a_fold_never_cuts_a_patient_and_has_every_class(trained: tuple[Judge, T
     assert (judge.folds[0::2] == judge.folds[1::2]).all()
     for fold in range(3):
         assert set(labels[judge.folds == fold]) == {0, 1}
+
+
+def test_few_patients_with_images_of_both_classes_are_dealt_out_evenly() -> None:
+    labels = np.tile([0, 1], 9)
+    folds = judge_module._folds(labels, [f"patient {i // 6}" for i in range(18)], 3, 0)
+    assert np.bincount(folds).tolist() == [6, 6, 6]
 
 
 def test_an_image_of_a_fold_can_be_judged_by_the_member_that_has_not_seen_it(
