@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ganaug.config import FitConfig, load_recipe
+from ganaug.config import FitConfig, load_recipe, recipe_names
 from ganaug.data import (
     Geometry,
     Grid,
@@ -25,10 +25,11 @@ from ganaug.data import (
 from ganaug.data.domains import Domains
 from ganaug.data.geometry import PLANES
 from ganaug.data.names import count
+from ganaug.errors import ConfigError
 from ganaug.models.device import choose_device
 from ganaug.models.translation import PACKAGE as TRANSLATORS
 from ganaug.models.translation import Translation
-from ganaug.plugins import load_plugin
+from ganaug.plugins import load_plugin, plugin_names
 from ganaug.training.augment import profile
 from ganaug.training.budget import Sizing, size_network
 from ganaug.training.probe import choose_threads, has_room, images_per_second
@@ -178,6 +179,12 @@ def plan_from(
     """
     grid, _ = _grid(manifest, config)
     load_plugin("ganaug.training.gans", config.model)  # an unknown name fails here, before anything is written
+    if domains is not None and config.arch in plugin_names("ganaug.models.archs"):
+        fitting = ", ".join(name for name in recipe_names() if name.startswith("translate"))
+        raise ConfigError(
+            f"The recipe {recipe} was given for --model {config.model}, and its arch {config.arch!r} makes images from "
+            f"noise. Leave --recipe out, or take one for translation: {fitting}."
+        )
     load_plugin("ganaug.models.archs" if domains is None else TRANSLATORS, config.arch)
     load_plugin("ganaug.training.losses", config.loss)
     profile(config.augment)

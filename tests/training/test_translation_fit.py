@@ -202,5 +202,7 @@ def test_settings_of_translation_are_refused_elsewhere(shapes: Path, tmp_path: P
         ganaug.fit(shapes, tmp_path / "run", model="pix2pix", target=shapes, **SHORT)
     with pytest.raises(ConfigError, match="multiple of 2"):
         ganaug.fit(shapes, tmp_path / "run", model="cyclegan", rule="class", **(SHORT | {"batch": 7}))
+    with pytest.raises(ConfigError, match="one for translation: translate128"):
+        ganaug.fit(shapes, tmp_path / "run", model="cyclegan", rule="class", **(SHORT | {"recipe": "smoke"}))
     with pytest.raises((ConfigError, DataError), match="cone"):
         ganaug.fit(shapes, tmp_path / "run", model="cyclegan", rule="class", domains=("disk", "cone"), **SHORT)
