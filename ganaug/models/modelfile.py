@@ -94,6 +94,11 @@ class ModelHeader:
             )
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as problem:
             raise ModelFileError(f"The header of the model file is damaged ({problem!r}). {_AGAIN}") from None
+        if header.translation is not None and header.translation.domains != header.classes:
+            raise ModelFileError(
+                f"The header of the model file names the classes {header.classes!r:.200} and the domains "
+                f"{header.translation.domains!r:.200}, which are alike in a run of ours. {_AGAIN}"
+            )
         longest = {2: 4096, 3: 512}.get(len(header.size), 0)
         good = 2 <= min(header.size, default=0) <= max(header.size, default=0) <= longest
         if not good or not 1 <= header.channels <= 64 or not 1 <= len(header.classes) <= 100_000:

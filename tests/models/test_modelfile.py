@@ -18,6 +18,7 @@ from ganaug.data.geometry import Geometry
 from ganaug.errors import ModelFileError
 from ganaug.files import sha256_file
 from ganaug.models.modelfile import FILE_NAME, ModelHeader, find_model, load_model, read_header, save_model
+from ganaug.models.translation import Translation
 from tests.tiny import UINT16, make_model
 
 
@@ -261,3 +262,11 @@ def test_any_flipped_byte_is_an_error_or_a_model_of_the_same_shape(model: Path, 
         assert in_header or header == read_header(model)
         assert sha256 != sha256_file(model)
     assert refused > 50
+
+
+def test_domains_that_are_not_the_classes_are_refused() -> None:
+    domains = Translation("class", ("a", "b"), ("a", "b"), (UINT8, UINT8), (), True, "")
+    good = ModelHeader("cyclegan", ("a", "b"), (16, 16), 1, UINT8, {}, {}, translation=domains)
+    assert ModelHeader.from_json(good.to_json()) == good
+    with pytest.raises(ModelFileError, match="names the classes"):
+        ModelHeader.from_json(replace(good, classes=("a", "c")).to_json())

@@ -35,10 +35,11 @@ class TranslationGAN(BaseGAN):
         channels: of the images of every domain.
         translation: what is translated.
         device, bf16: see `ganaug.training.gans.conditional.GAN`.
-        seen: channels that the discriminator sees: those of an image, or of a pair.
     """
 
     critic_steps = 1
+    images_seen = 1
+    """Images that the discriminator sees side by side: 2 where it judges pairs."""
 
     def __init__(
         self,
@@ -49,7 +50,6 @@ class TranslationGAN(BaseGAN):
         translation: Translation,
         device: torch.device,
         bf16: bool,
-        seen: int,
     ) -> None:
         if config.loss.replace("-", "_") not in LOSSES:
             raise ConfigError(
@@ -67,7 +67,7 @@ class TranslationGAN(BaseGAN):
         kind = load_plugin(PACKAGE, config.arch).Discriminator
         fixed = {
             "size": tuple(size),
-            "channels": seen,
+            "channels": self.images_seen * channels,
             "domains": len(translation.domains),
             "spectral": not self.penalized,
         }

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ganaug.config import FitConfig
 from ganaug.distributed import from_all, rank, sum_over_processes, world_size
-from ganaug.models.translation import Translation
 from ganaug.training.batches import derived_seed
 from ganaug.training.consistency import gradient_consistency
 from ganaug.training.gans._translation import TranslationGAN
@@ -25,19 +25,8 @@ from ganaug.training.schedules import cosine
 class GAN(TranslationGAN):
     """Generators in all directions, the discriminator of all domains, and the image pool; see `TranslationGAN`."""
 
-    def __init__(
-        self,
-        config: FitConfig,
-        *,
-        size: Sequence[int],
-        channels: int,
-        translation: Translation,
-        device: torch.device,
-        bf16: bool,
-    ) -> None:
-        super().__init__(
-            config, size=size, channels=channels, translation=translation, device=device, bf16=bf16, seen=channels
-        )
+    def __init__(self, config: FitConfig, **fixed: Any) -> None:
+        super().__init__(config, **fixed)
         self.pool = ImagePool(config.pool, seed=config.seed)
 
     def step(self, images: Tensor, domains: Tensor, labels: Tensor, step: int, progress: float) -> dict[str, Tensor]:

@@ -13,9 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ganaug.config import FitConfig
 from ganaug.distributed import rank, sum_over_processes, world_size
-from ganaug.models.translation import Translation
 from ganaug.training.gans._translation import TranslationGAN
 from ganaug.training.schedules import cosine
 
@@ -23,19 +21,7 @@ from ganaug.training.schedules import cosine
 class GAN(TranslationGAN):
     """Generators in one or both directions, and the discriminator of pairs; see `TranslationGAN`."""
 
-    def __init__(
-        self,
-        config: FitConfig,
-        *,
-        size: Sequence[int],
-        channels: int,
-        translation: Translation,
-        device: torch.device,
-        bf16: bool,
-    ) -> None:
-        super().__init__(
-            config, size=size, channels=channels, translation=translation, device=device, bf16=bf16, seen=2 * channels
-        )
+    images_seen = 2
 
     def step(self, first: Tensor, second: Tensor, step: int, progress: float) -> dict[str, Tensor]:
         """Take one step of the discriminator and one of the generators.
