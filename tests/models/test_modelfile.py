@@ -19,7 +19,7 @@ from ganaug.errors import ModelFileError
 from ganaug.files import sha256_file
 from ganaug.models.modelfile import FILE_NAME, ModelHeader, find_model, load_model, read_header, save_model
 from ganaug.models.translation import Translation
-from tests.tiny import UINT16, make_model
+from tests.tiny import UINT8, UINT16, make_model
 
 
 @pytest.fixture(scope="module")
