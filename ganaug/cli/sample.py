@@ -37,6 +37,15 @@ from ganaug.cli.options import FOLDER, as_json, on_device, overwriting, show
     show_default=True,
     help="Above 0 to 1; below 1: more typical, less diverse.",
 )
+@click.option(
+    "--max-similarity",
+    type=float,
+    default=None,
+    metavar="S",
+    help="Skip near copies of training images: 1 is the same picture, 0 as near as real images of different "
+    "patients are; 0.5 is a good start. Needs --against.",
+)
+@click.option("--against", type=FOLDER, default=None, metavar="DATA", help="The folder that RUN was trained on.")
 @on_device
 @overwriting
 @as_json
@@ -49,6 +58,8 @@ def sample(
     seed: int,
     format_: str,
     truncation: float,
+    max_similarity: float | None,
+    against: Path | None,
     device: str,
     overwrite: bool,
     json_: bool,
@@ -60,13 +71,15 @@ def sample(
     """
     if sum(value is not None for value in (per_class, balance, counts)) != 1:
         raise click.UsageError("Give exactly one of --per-class, --balance and --counts.")
+    if (max_similarity is None) != (against is None):
+        raise click.UsageError("Give --max-similarity and --against DATA (what RUN was trained on) together.")
     wanted = _parse_counts(counts)
     from ganaug.files import keep_apart
     from ganaug.sampling.counts import requested_counts, slices_of
     from ganaug.sampling.export import export_folder
     from ganaug.sampling.sampler import load_sampler
 
-    for source in (run, *([balance] if balance else [])):
+    for source in (run, *(folder for folder in (balance, against) if folder)):
         keep_apart(out, source)
     gan = load_sampler(run, device=device)
     summary = export_folder(
@@ -78,6 +91,8 @@ def sample(
         format=format_,
         seed=seed,
         truncation=truncation,
+        max_similarity=max_similarity,
+        against=against,
         overwrite=overwrite,
         show_progress=not json_,
     )
@@ -85,7 +100,7 @@ def sample(
     text = f"{summary['images']} synthetic images ({summary['format']}) in {out}: {made}"
     if summary["kept"]:
         text += f"\n{summary['kept']} of them were there already."
-    show(summary, json_, text)
+    show(summary, json_, "\n".join([text, *summary.get("notes", [])]))
 
 
 def _parse_counts(text: str | None) -> dict[str, int] | None:

@@ -23,17 +23,25 @@ from ganaug.sampling.counts import requested_counts, slices_of
 from ganaug.sampling.folder import continued, write_file
 from ganaug.sampling.growing import grow_npy
 from ganaug.sampling.leak import MANIFEST, manifest_in
-from ganaug.sampling.provenance import provenance, source_of
-from ganaug.sampling.request import BankRequest, ImageSource, Request
+from ganaug.sampling.provenance import provenance, similarity_score, source_of
+from ganaug.sampling.request import TRIED, BankRequest, ImageSource, Request
 
 if TYPE_CHECKING:
-    from ganaug.sampling.translated import Accept, TranslationRequest
+    from ganaug.data.manifest import Manifest
+    from ganaug.sampling.selecting import Accept, Selection
+    from ganaug.sampling.similarity import NearCopies
+    from ganaug.sampling.translated import Accept as AcceptTranslated
+    from ganaug.sampling.translated import TranslationRequest
     from ganaug.sampling.translator import Translator
 
 FORMAT = "ganaug-bank"
 VERSION = 1
+OPTIONAL = ("sources", "similarity")
+"""Columns that some banks have."""
 DECISIONS = "decisions.npy"
 """In an unfinished bank: which translations are accepted."""
+PURGED = "purged.json"
+"""In a bank or folder from which a patient's images were removed: the record of that."""
 MAKE = "Make one: ganaug sample RUN --out DIR --format bank --per-class 500."
 REGENERATE = "Make the bank again: ganaug sample RUN --out DIR --format bank --overwrite."
 
@@ -62,14 +70,14 @@ class SyntheticBank:
     model_sha256: str
     """SHA-256 of the model file that made the images."""
     column_sha256: dict[str, str]
-    """SHA-256 of the label and index columns, and of the sources of translated images, checked when each is first
-    used."""
+    """SHA-256 of the label and index columns, and of the sources of translated images and the similarities where near
+    copies were left out, checked when each is first used."""
     train_manifest_sha256: str = ""
     """SHA-256 of the bank's copy of the run's ``train_manifest.json``, to which those of translated images add the
     hashes of their sources; empty if it has none."""
     acceptance: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Of translated images that were selected: class of the source → how many were ``tried`` and how many
-    ``accepted``."""
+    """Of images that were selected: their class, of translated ones that of the source → how many were ``tried`` and
+    how many ``accepted``."""
 
     @classmethod
     def open(cls, path: str | Path) -> SyntheticBank:
@@ -82,6 +90,8 @@ class SyntheticBank:
         if not (folder / "bank.json").is_file():
             found = "is no bank (it has no bank.json)" if folder.is_dir() else "does not exist"
             remedy = REGENERATE if (folder / "images.npy").exists() else MAKE
+            if (folder / PURGED).exists():
+                found = f"has no image left: all were removed with a patient who withdrew (see {PURGED})"
             raise ModelFileError(f"{folder} {found}; the folder of a bank was wanted. {remedy}")
         header = read_json(folder / "bank.json", ModelFileError, REGENERATE)
         kind = (header.get("format"), header.get("version")) if isinstance(header, dict) else (None, None)
@@ -103,7 +113,7 @@ class SyntheticBank:
                 model_sha256=str(header["model_sha256"]),
                 column_sha256={
                     name: str(header["sha256"][name])
-                    for name in ("labels", "indices", *(["sources"] if "sources" in header["sha256"] else []))
+                    for name in ("labels", "indices", *(name for name in OPTIONAL if name in header["sha256"]))
                 },
                 # A model away from its run folder, and ganaug before it kept this, leave a bank without.
                 train_manifest_sha256=str(header.get("train_manifest_sha256", "")),
@@ -131,6 +141,9 @@ class SyntheticBank:
         balance: str | Path | Mapping[str, int] | None = None,
         seed: int = 0,
         truncation: float = 1.0,
+        max_similarity: float | None = None,
+        against: str | Path | Manifest | None = None,
+        accept: Accept | None = None,
         batch: int | None = None,
         overwrite: bool = False,
         show_progress: bool = False,
@@ -143,9 +156,19 @@ class SyntheticBank:
         replaces stays until then. After a kill the same call goes on where it stopped; when the bank is complete it
         only opens it. `batch` images are made at a time: by default 256, fewer of large volumes.
 
+        With `max_similarity` near copies of the images of `against`, the folder that the model was trained on, are
+        skipped: 1 is the same picture, 0 as near as real images of different patients (see
+        `ganaug.sampling.similarity`). `acceptance` then says how many of each class were tried, and the provenance of
+        an image has its ``similarity`` among the scores. The training images are looked at each time, also when the
+        bank is complete.
+
+        With `accept`, such as a `ganaug.evaluation.judging.ClassJudge`, images that it does not accept are skipped in
+        the same way.
+
         Raises:
-            ConfigError: no or several counts, `path` holds something else and may not be replaced, or another
-                process is writing it.
+            ConfigError: no or several counts, both `accept` and `max_similarity`, `path` holds something else and may
+                not be replaced, or another process is writing it.
+            DataError: too few images stay, or `against` cannot be used.
             ModelFileError: the folder to balance has other classes than the model, or its images are not finite.
             GanaugError: the disk is full or cannot be written.
         """
@@ -155,11 +178,24 @@ class SyntheticBank:
         if batch is not None and batch < 1:
             raise ConfigError(f"batch is {batch}; an integer of 1 or more was wanted.")
         folder = Path(path).resolve()
-        request = Request.of(gan, numbers, format="bank", seed=seed, truncation=truncation)
+        if accept is not None and max_similarity is not None:
+            raise ConfigError("accept and max_similarity were both given; one of them was wanted.")
+        selection: Selection | None = copies_of(gan, max_similarity, against)
+        if accept is not None:
+            from ganaug.sampling.selecting import Accepted
+
+            selection = Accepted(accept)
+        blocks = None if selection is None else selection.settings
+        request = Request.of(gan, numbers, format="bank", seed=seed, truncation=truncation, blocks=blocks)
         with disk_errors(folder), continued(folder, request.to_dict(), overwrite=overwrite) as place:
             if place is not None:
+                facts: dict[str, Any] = {}
+                if selection is not None:
+                    request, facts["acceptance"] = selected(place, gan, request, selection, show=show_progress)
                 with progress_bar("sampling", len(request), unit="images", show=show_progress) as progress:
-                    fill_bank(place, gan, request, batch=batch or request.batch, progress=progress)
+                    fill_bank(place, gan, request, batch=batch or request.batch, progress=progress, facts=facts)
+                if selection is not None:
+                    (place / TRIED).unlink()
         return cls.open(folder)
 
     @classmethod
@@ -174,7 +210,7 @@ class SyntheticBank:
         counts: int | None = None,
         seed: int = 0,
         group_regex: str | None = None,
-        accept: Accept | None = None,
+        accept: AcceptTranslated | None = None,
         batch: int | None = None,
         overwrite: bool = False,
         show_progress: bool = False,
@@ -277,6 +313,11 @@ class SyntheticBank:
         """SHA-256 of the real image behind each translated one, N×32 uint8, read-only; None for images from noise."""
         return self._column("sources") if "sources" in self.column_sha256 else None
 
+    @cached_property
+    def similarity(self) -> np.ndarray | None:
+        """Similarity of each image to the training images, N float32, read-only; None where it was not asked for."""
+        return self._column("similarity") if "similarity" in self.column_sha256 else None
+
     def __len__(self) -> int:
         return sum(self.counts.values())
 
@@ -310,6 +351,7 @@ class SyntheticBank:
             model_sha256=self.model_sha256,
             truncation=self.truncation,
             source="noise" if self.sources is None else source_of(self.sources[i].tobytes().hex(), index),
+            scores=None if self.similarity is None else similarity_score(self.similarity[i]),
         )
 
     def manifest_bytes(self) -> bytes | None:
@@ -341,7 +383,9 @@ class SyntheticBank:
         """Map one array and check its header against ``bank.json``, without reading its values."""
         path = self.path / f"{name}.npy"
         shape = (len(self), *{"images": self.shape, "sources": (32,)}.get(name, ()))
-        dtype = np.dtype({"images": self.intensity.dtype, "sources": "uint8"}.get(name, "int64"))
+        dtype = np.dtype(
+            {"images": self.intensity.dtype, "sources": "uint8", "similarity": "float32"}.get(name, "int64")
+        )
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as problem:
@@ -358,6 +402,34 @@ class SyntheticBank:
         if hashlib.sha256(column.data).hexdigest() != self.column_sha256[name]:
             raise ModelFileError(f"{self.path / name}.npy was changed since it was written. {REGENERATE}")
         return column
+
+
+def copies_of(gan: Any, max_similarity: float | None, against: str | Path | Manifest | None) -> NearCopies | None:
+    """Return what finds near copies of the training images; None if none are to be left out.
+
+    Raises:
+        ConfigError: only one of `max_similarity` and `against` is given.
+    """
+    if max_similarity is None and against is None:
+        return None
+    if max_similarity is None or against is None:
+        raise ConfigError(
+            f"max_similarity = {max_similarity} and against = {against} were given; both were wanted: the limit, and "
+            "the folder that the model was trained on."
+        )
+    from ganaug.sampling.similarity import near_copies
+
+    return near_copies(gan, against, limit=max_similarity)
+
+
+def selected(
+    place: Path, gan: ImageSource, request: Request, selection: Selection, *, show: bool
+) -> tuple[Request, dict[str, dict[str, int]]]:
+    """Return the request for what stays, and by class how many were tried and accepted; see `leave_out`."""
+    from ganaug.sampling.selecting import leave_out
+
+    with progress_bar("comparing", len(request), unit="images", show=show) as progress:
+        return leave_out(gan, request, selection, place, progress=progress)
 
 
 def _decisions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -62,6 +63,30 @@ The same terms as the training data.
 """
 
 
+def recounted(card: str, removed: Mapping[str, int]) -> str | None:
+    """Return a card after so many images of each class were removed; None if it is none that `data_card` wrote."""
+    _, front, body = card.split("---\n", 2) if card.count("---\n") > 1 else ("", "", "")
+    try:
+        values = yaml.safe_load(front)
+        counts = {name: int(n) - removed.get(name, 0) for name, n in values["ganaug"]["counts"].items()}
+        values["ganaug"]["counts"] = counts
+        values["size_categories"] = [_size(sum(counts.values()))]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+    lines = body.splitlines(keepends=True)
+    for name, n in counts.items():
+        start = f"| {_cell(name)} | "
+        found = [at for at, line in enumerate(lines) if line.startswith(start)]
+        if len(found) != 1 or n < 0:
+            return None
+        lines[found[0]] = f"{start}{n} |{lines[found[0]].removeprefix(start).partition(' |')[2]}"
+    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---\n{''.join(lines)}"
+
+
+def _size(images: int) -> str:
+    return next((name for limit, name in _SIZES if images < limit), "n>1M")
+
+
 def _front_matter(request: Request, writer: Writer | None) -> dict[str, Any]:
     """Return the YAML head: the hub's keys, and our own record under `ganaug`."""
     files = ["metadata.csv"]
@@ -73,7 +98,7 @@ def _front_matter(request: Request, writer: Writer | None) -> dict[str, Any]:
         "license_name": "same-terms-as-the-training-data",
         "tags": ["synthetic", "ganaug"],
         "task_categories": ["image-classification"],
-        "size_categories": [next((name for limit, name in _SIZES if len(request) < limit), "n>1M")],
+        "size_categories": [_size(len(request))],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": files}]}],
         "ganaug": {
             "version": __version__,
@@ -102,7 +127,15 @@ def _facts(header: ModelHeader, request: Request) -> list[str]:
         f"model SHA-256 `{request.model_sha256}`, kind `{header.model}`, trained with ganaug "
         f"{header.training.get('ganaug', '?')}",
         f"seed {request.seed}, truncation {request.truncation:g}; written with ganaug {__version__}",
+        *_left_out(request),
     ]
+
+
+def _left_out(request: Request) -> list[str]:
+    if request.blocks is None or "max_similarity" not in request.blocks:
+        return []
+    limit = request.blocks["max_similarity"]
+    return [f"near copies of training images were left out: similarity at most {limit:g} (1: the same picture)"]
 
 
 def _cell(name: str) -> str:

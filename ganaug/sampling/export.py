@@ -18,13 +18,15 @@ from ganaug.errors import ConfigError
 from ganaug.files import disk_errors
 from ganaug.progress import Progress, progress_bar
 from ganaug.sampling.archive import write_archive
-from ganaug.sampling.bank import fill_bank
+from ganaug.sampling.bank import copies_of, fill_bank, selected
 from ganaug.sampling.card import data_card
 from ganaug.sampling.folder import REQUEST, continued, whole_files, write_file
-from ganaug.sampling.request import Request
+from ganaug.sampling.request import TRIED, Request
+from ganaug.sampling.similarity import advice
 from ganaug.sampling.writers import Writer, default_format, load_writer, writer_names
 
 if TYPE_CHECKING:
+    from ganaug.data.manifest import Manifest
     from ganaug.sampling.sampler import Sampler
 
 COLUMNS = (
@@ -50,6 +52,8 @@ def export_folder(
     format: str = "auto",
     seed: int = 0,
     truncation: float = 1.0,
+    max_similarity: float | None = None,
+    against: str | Path | Manifest | None = None,
     overwrite: bool = False,
     show_progress: bool = False,
 ) -> dict[str, Any]:
@@ -67,25 +71,37 @@ def export_folder(
         counts: how many images of each class.
         format: one of `export_formats`; 'auto' is the training files' own where that can hold the images.
         seed: image i of a class is always the same under a seed.
+        max_similarity: leave out near copies of the images of `against`, see `SyntheticBank.generate`.
+        against: the folder that the model was trained on.
 
     Returns:
         A summary: the folder, the format, the number of images in all, for each class, and how many of them were there
-        already (`kept`: all, if the folder was complete).
+        already (`kept`: all, if the folder was complete). With `max_similarity` also, by class, how many images were
+        ``tried`` and ``accepted`` (`acceptance`), and what is to be said of that (`notes`).
 
     Raises:
         ConfigError: the counts or the format do not fit the model, `out` holds something else and may not be replaced,
             or another process is writing it.
+        DataError: too few images are no near copies, or `against` cannot be used.
         ModelFileError: the model's images are not finite.
         GanaugError: the disk is full or cannot be written.
     """
     folder = Path(out).resolve()
     name = _choose(gan, format)
-    request = Request.of(gan, counts, format=name, seed=seed, truncation=truncation)
+    copies = copies_of(gan, max_similarity, against)
+    blocks = None if copies is None else copies.settings
+    request = Request.of(gan, counts, format=name, seed=seed, truncation=truncation, blocks=blocks)
+    compared: dict[str, Any] = {}
     with disk_errors(folder), continued(folder, request.to_dict(), overwrite=overwrite) as place:
         kept = len(request)
         if place is not None:
+            if copies is not None:
+                request, rates = selected(place, gan, request, copies, show=show_progress)
+                compared = {"acceptance": rates, "notes": [*advice(rates, copies.limit), *copies.notes]}
             with progress_bar("sample", len(request), unit="images", show=show_progress) as progress:
-                kept = _fill(place, gan, request, progress)
+                kept = _fill(place, gan, request, compared.get("acceptance"), progress)
+            if copies is not None:
+                (place / TRIED).unlink()
     return {
         "out": str(out),
         "format": name,
@@ -94,6 +110,7 @@ def export_folder(
         "counts": request.counts,
         "seed": request.seed,
         "model_sha256": request.model_sha256,
+        **compared,
     }
 
 
@@ -107,10 +124,11 @@ def _choose(gan: Sampler, name: str) -> str:
     return name
 
 
-def _fill(place: Path, gan: Sampler, request: Request, progress: Progress) -> int:
+def _fill(place: Path, gan: Sampler, request: Request, acceptance: dict[str, Any] | None, progress: Progress) -> int:
     """Write what is missing in an unfinished folder; return how many images were there."""
     if request.format == "bank":
-        return fill_bank(place, gan, request, batch=request.batch, progress=progress)
+        facts = {} if acceptance is None else {"acceptance": acceptance}
+        return fill_bank(place, gan, request, batch=request.batch, progress=progress, facts=facts)
     if request.format == "npz":
         kept = write_archive(place / ARCHIVE, gan, request, progress=progress)
         names = [f"{ARCHIVE}#train[{i}]" for i in range(len(request))]

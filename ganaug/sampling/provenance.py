@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 
 def provenance(
-    *, label: Any, seed: int, index: int, model_sha256: str, truncation: float, source: str = "noise"
+    *,
+    label: Any,
+    seed: int,
+    index: int,
+    model_sha256: str,
+    truncation: float,
+    source: str = "noise",
+    scores: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Return the provenance of image `index` of a class under `seed`.
 
@@ -22,7 +31,7 @@ def provenance(
         "model_sha256": model_sha256,
         "truncation": truncation,
         "accepted": True,
-        "scores": "{}",
+        "scores": json.dumps(dict(scores or {})),
     }
 
 
@@ -34,3 +43,8 @@ def source_of(sha256: str, index: int) -> str:
         index: its place among the images that were translated.
     """
     return f"{sha256}#{index}"
+
+
+def similarity_score(value: float) -> dict[str, float]:
+    """Return the score of an image whose similarity to the training images is known; see `NearCopies`."""
+    return {"similarity": round(float(value), 4)}

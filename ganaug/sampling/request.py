@@ -13,12 +13,17 @@ import numpy as np
 from ganaug.data.intensity import IntensityMap
 from ganaug.errors import ModelFileError
 from ganaug.sampling.counts import check_counts
-from ganaug.sampling.provenance import provenance
+from ganaug.sampling.provenance import provenance, similarity_score
 
 BATCH = 256
 """Images made at a time, at most."""
 BATCH_BYTES = 64 * 2**20
 """Bytes of float32 images made at a time, at most, unless a single one is larger."""
+
+TRIED = "similarity.json"
+"""In an unfinished folder: class → the similarity of each image that was tried."""
+
+_NOT_ASKED_FOR = ("intensity", "blocks", "numbers", "similarity")
 
 _VERSION = 1
 """Raised when the same request gives other files, so that a folder of an older version is not taken for complete."""
@@ -95,9 +100,24 @@ class Request:
     """NumPy name of the stored type."""
     intensity: IntensityMap = field(repr=False)
     """The way between stored values and [-1, 1]."""
+    blocks: dict[str, Any] | None = None
+    """Which images are left out: `NearCopies.settings`."""
+    numbers: np.ndarray | None = field(default=None, repr=False)
+    """The index of each image where some are left out, N int64; see `leave_out`."""
+    similarity: np.ndarray | None = field(default=None, repr=False)
+    """Of each image to the training images, N float32, where it is known."""
 
     @classmethod
-    def of(cls, gan: ImageSource, counts: Mapping[str, int], *, format: str, seed: int, truncation: float) -> Request:
+    def of(
+        cls,
+        gan: ImageSource,
+        counts: Mapping[str, int],
+        *,
+        format: str,
+        seed: int,
+        truncation: float,
+        blocks: dict[str, Any] | None = None,
+    ) -> Request:
         """Return the request for `counts` images of `gan`. Raises ConfigError if the counts do not fit its classes."""
         return cls(
             format=format,
@@ -109,6 +129,7 @@ class Request:
             shape=tuple(int(side) for side in gan.shape),
             dtype=gan.intensity.dtype,
             intensity=gan.intensity,
+            blocks=blocks,
         )
 
     def __len__(self) -> int:
@@ -122,12 +143,15 @@ class Request:
     @cached_property
     def indices(self) -> np.ndarray:
         """The index of each image within its class, N int64."""
+        if self.numbers is not None:
+            return self.numbers
         return np.concatenate([np.arange(count, dtype=np.int64) for count in self.counts.values()])
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
-        """Label and index of each image."""
-        return {"labels": self.labels, "indices": self.indices}
+        """Label and index of each image, and its similarity to the training images where it is known."""
+        known = {} if self.similarity is None else {"similarity": self.similarity}
+        return {"labels": self.labels, "indices": self.indices, **known}
 
     @property
     def batch(self) -> int:
@@ -147,6 +171,7 @@ class Request:
             index=int(self.indices[i]),
             model_sha256=self.model_sha256,
             truncation=self.truncation,
+            scores=None if self.similarity is None else similarity_score(self.similarity[i]),
         )
 
     def make(self, gan: ImageSource, positions: np.ndarray | slice) -> np.ndarray:
@@ -171,7 +196,8 @@ class Request:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        return {"version": _VERSION, **{key: value for key, value in asdict(self).items() if key != "intensity"}}
+        values = {key: value for key, value in asdict(self).items() if key not in _NOT_ASKED_FOR}
+        return {"version": _VERSION, **values, **({} if self.blocks is None else {"blocks": self.blocks})}
 
 
 def images_at_a_time(shape: Sequence[int]) -> int:
