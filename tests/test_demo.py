@@ -20,7 +20,7 @@ from ganaug.data import scan
 from ganaug.demo import RARE, write_digits
 from ganaug.errors import LeakError
 from ganaug.evaluation.leak import refuse_leak
-from ganaug.evaluation.results import ARMS
+from ganaug.evaluation.arms import ARMS
 
 
 @pytest.fixture(scope="module")

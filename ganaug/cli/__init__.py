@@ -8,10 +8,14 @@ import click
 
 from ganaug import __version__
 from ganaug.cli.demo import demo
+from ganaug.cli.evaluate import evaluate
 from ganaug.cli.fit import fit
 from ganaug.cli.inspect import inspect
 from ganaug.cli.preview import preview
+from ganaug.cli.purge import purge
 from ganaug.cli.sample import sample
+from ganaug.cli.study import study
+from ganaug.cli.trace import trace
 from ganaug.cli.translate import translate
 from ganaug.cli.twins import twins
 from ganaug.errors import GanaugError, Interrupted
@@ -75,5 +79,6 @@ def main() -> None:
     """
 
 
-for command in (inspect, fit, sample, translate, twins, preview, demo):  # in the order in which they are used
+# In the order in which they are used.
+for command in (inspect, fit, sample, translate, twins, preview, trace, purge, evaluate, study, demo):
     main.add_command(command)

@@ -88,3 +88,20 @@ def timing_text(timing: Mapping[str, float]) -> str:
         f"{timing['images_per_second']:.0f} images/s on this machine now, "
         f"about {timing['expected_minutes']:.0f} minutes for {timing['expected_kimg']:.0f} thousand images."
     )
+
+
+def parse_size(text: str | None) -> tuple[int, ...] | None:
+    """Return the sides in ``HxW`` or ``DxHxW``; one number is both sides of an image."""
+    if text is None:
+        return None
+    try:
+        sides = tuple(int(side) for side in text.lower().split("x"))
+    except ValueError:
+        sides = ()
+    if len(sides) == 1:
+        sides = (sides[0], sides[0])
+    if len(sides) not in (2, 3):
+        raise click.UsageError(
+            f"--size {text} was given; HxW in pixels was wanted, such as 64x64, or DxHxW for volumes, such as 24x32x32."
+        )
+    return sides

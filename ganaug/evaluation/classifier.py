@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,11 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from ganaug.errors import ConfigError, DivergedError
 from ganaug.evaluation.draws import shuffled_batches
+from ganaug.models import channels_last, place
 from ganaug.progress import Progress, Silent
 
 _WIDTHS = (32, 64, 128)
-_LARGEST_FIRST_GRID = 40
-"""Above this many pixels a side narrow stride-2 stages come first: cheaper, and later pixels see more."""
+_LARGEST_FIRST_GRID = {2: 40, 3: 24}
+"""By dimensions: above so many pixels a side narrow stride-2 stages come first: cheaper, and later pixels see more."""
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -32,28 +34,37 @@ def to_unit(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1.0 if images.dtype == torch.uint8 else images.float()
 
 
-def small_classifier(shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """Build a small convolutional classifier for images of `shape` (C, H, W), 8 to 128 pixels a side.
+def small_classifier(shape: tuple[int, ...], classes: int) -> nn.Sequential:
+    """Build a small convolutional classifier for images (C, H, W) or volumes (C, D, H, W), 8 to 128 pixels a side.
 
     Three stages of 3×3 convolution, BatchNorm and ReLU, with pooling between them and global average pooling
-    at the end; larger images pass one stride-2 stage for each halving down to 40 pixels first.
+    at the end; larger images pass one stride-2 stage for each halving down to 40 pixels first (volumes to 24).
     """
-    channels, side = shape[0], min(shape[1:])
+    channels, side, dims = shape[0], min(shape[1:]), len(shape) - 1
     layers: list[nn.Module] = []
-    while side > _LARGEST_FIRST_GRID:
-        layers += _stage(channels, _WIDTHS[0] // 2, stride=2)
+    while side > _LARGEST_FIRST_GRID[dims]:
+        layers += _stage(dims, channels, _WIDTHS[0] // 2, stride=2)
         channels, side = _WIDTHS[0] // 2, side // 2
     for index, width in enumerate(_WIDTHS):
         if index:
-            layers.append(nn.MaxPool2d(2, ceil_mode=True))
-        layers += _stage(channels, width, stride=1)
+            layers.append((nn.MaxPool2d if dims == 2 else nn.MaxPool3d)(2, ceil_mode=True))
+        layers += _stage(dims, channels, width, stride=1)
         channels = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+    pool = (nn.AdaptiveAvgPool2d if dims == 2 else nn.AdaptiveAvgPool3d)(1)
+    return nn.Sequential(*layers, pool, nn.Flatten(), nn.Linear(channels, classes))
 
 
-def _stage(channels: int, width: int, *, stride: int) -> list[nn.Module]:
-    convolution = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
-    return [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+def _stage(dims: int, channels: int, width: int, *, stride: int) -> list[nn.Module]:
+    conv, norm = (nn.Conv2d, nn.BatchNorm2d) if dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
+    convolution = conv(channels, width, 3, stride=stride, padding=1, bias=False)
+    return [convolution, norm(width), nn.ReLU(inplace=True)]
+
+
+class Augment(Protocol):
+    """Random changes of a batch."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return changed copies of `images`, float in [-1, 1], N×C×H×W or N×C×D×H×W. `generator` is on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,8 @@ class ClassicalAugment:
     """Small random shifts, rotations, zooms and intensity changes, drawn for each image of a batch by itself.
 
     One `grid_sample` for the batch: the same as torchvision's RandomAffine + ColorJitter for each image,
-    without their cost for each image. No flips: they change the meaning of digits and of sided anatomy.
+    without their cost for each image. No flips: they change the meaning of digits and of sided anatomy. The planes of a
+    volume move alike.
     """
 
     shift: float = 0.08
@@ -76,7 +88,9 @@ class ClassicalAugment:
     """Largest change of brightness, as a fraction of the intensity range."""
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a changed copy of `images`: float in [-1, 1], N×C×H×W. `generator` lives on the CPU."""
+        """Return a changed copy of `images`: float in [-1, 1], N×C×H×W or N×C×D×H×W. `generator` lives on the CPU."""
+        if images.ndim == 5:
+            return self(images.flatten(1, 2), generator).view(images.shape)
         n, _, height, width = images.shape
         u = (torch.rand(n, 6, generator=generator) * 2.0 - 1.0).to(images.device)
         angle = u[:, 0] * math.radians(self.rotate_deg)
@@ -106,24 +120,31 @@ def train_classifier(
     classes: int,
     steps: int,
     batch: int = 64,
-    lr: float = 1e-2,
+    lr: float | None = None,
     seed: int = 0,
     batches: Tensor | None = None,
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
-    augment: ClassicalAugment | None = None,
+    augment: Augment | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    mixup: float = 0.0,
+    model: Callable[[tuple[int, ...], int], nn.Module] | None = None,
     label_smoothing: float = 0.05,
     weight_decay: float = 1e-2,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
-) -> nn.Sequential:
-    """Train a small classifier for exactly `steps` optimizer steps, whatever the size of the data set.
+) -> nn.Module:
+    """Train a classifier for exactly `steps` optimizer steps, whatever the size of the data set.
 
     `dataset` is map-style and yields (image, label): C×H×W tensors of one shape, uint8 or float in [-1, 1].
     `batches`, of shape (steps, batch), says which items each step sees (`ganaug.evaluation.draws` makes such
     plans); without it the data are shuffled anew each epoch. `mix` changes each batch (`ganaug.SyntheticMix`),
-    before `augment` does. A data set with `set_epoch` is told when as many
-    items as it has were drawn. AdamW, 10 % linear warm-up, cosine to 0, cross-entropy with label smoothing.
-    The CPU part runs on one thread.
+    before `augment` does, and last comes MixUp with the parameter `mixup`, if it is above 0. A data set with
+    `set_epoch` is told when as many items as it has were drawn. AdamW, 10 % linear warm-up, cosine to 0,
+    cross-entropy with label smoothing, unless `loss` is given: it maps logits N×K and labels (N int64, or N×K
+    probabilities under MixUp) to a mean loss. The CPU part runs on one thread.
+
+    `model` maps the shape of an image and the number of classes to another network than `small_classifier`. `lr` is
+    1e-2 by default, and 1e-3 for another network, which may have normalization that bears less.
 
     Returns the model in evaluation mode on `device`.
 
@@ -138,49 +159,61 @@ def train_classifier(
         )
     if batches is None:
         batches = shuffled_batches(items, steps=steps, batch=batch, seed=seed)
+    lr = lr or (1e-2 if model is None else 1e-3)
+    loss = loss or partial(F.cross_entropy, label_smoothing=label_smoothing)
     if len(batches) != steps:
         raise ConfigError(f"The plan has {len(batches)} batches; {steps} steps want as many.")
 
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         # The data set's own transforms may draw from the global generator, so it is seeded too; the CPU's one
         # alone, because fork_rng restores that one alone.
         torch.default_generator.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        model = small_classifier(tuple(dataset[0][0].shape), classes)
+        network = (model or small_classifier)(tuple(dataset[0][0].shape), classes)
         # Convolutions of this size run about twice as fast in this layout on a CPU.
-        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+        place(network, device)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: min((step + 1) / (0.1 * steps), 0.5 * (1.0 + math.cos(math.pi * step / steps))),
         )
+        blend = _mixup(mixup, classes) if mixup > 0 else None
         loader = DataLoader(dataset, batch_sampler=_told_epochs(dataset, batches), generator=generator)
         report = progress or Silent()
+        network.train()
         for step, (images, labels) in enumerate(loader, start=1):
             if mix is not None:
                 images, labels = mix(images, labels)
-            inputs = to_unit(images.to(device))
+            inputs, wanted = to_unit(images.to(device)), labels.to(device)
             if augment is not None:
                 inputs = augment(inputs, generator)
-            scores = model(inputs.contiguous(memory_format=torch.channels_last))
-            loss = F.cross_entropy(scores, labels.to(device), label_smoothing=label_smoothing)
+            if blend is not None:
+                inputs, wanted = blend(inputs, wanted)
+            error = loss(network(channels_last(inputs)), wanted)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            error.backward()
             optimizer.step()
             scheduler.step()
             if step % 50 == 0 or step == steps:
-                value = float(loss.detach())
+                value = float(error.detach())
                 if not math.isfinite(value):
                     raise DivergedError(
                         f"The classifier's loss was {value} at step {step}; a finite number is wanted. Lower "
                         f"the learning rate ({lr:g}), or look for infinite values in the images."
                     )
                 report.update(step, f"loss {value:.3f}")
-    return model.eval()
+    return network.eval()
+
+
+def _mixup(alpha: float, classes: int) -> nn.Module:
+    from torchvision.transforms import v2
+
+    blend: nn.Module = v2.MixUp(alpha=alpha, num_classes=classes)
+    return blend
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Run CPU operations on one thread.
 
     They are so small here that a second thread makes a training 1.4 to 1.6 times as fast on an idle machine (8 to 28
@@ -204,16 +237,19 @@ def _told_epochs(dataset: Any, batches: Tensor) -> Iterator[list[int]]:
         yield indices
 
 
-@torch.inference_mode()
-def predict(model: nn.Module, images: NDArray[np.uint8] | Tensor, *, batch: int = 256) -> NDArray[np.int64]:
-    """Return the most probable label of each image, N int64.
+def predict(model: nn.Module, images: NDArray[Any] | Tensor, *, batch: int = 256) -> NDArray[np.int64]:
+    """Return the most probable label of each image, N int64; see `probabilities`."""
+    return probabilities(model, images, batch=batch).argmax(axis=1) if len(images) else np.empty(0, dtype=np.int64)
 
-    `images` are N×C×H×W, uint8 or float in [-1, 1].
+
+@torch.inference_mode()
+def probabilities(model: nn.Module, images: NDArray[Any] | Tensor, *, batch: int = 256) -> NDArray[np.float32]:
+    """Return the probability of each class for each image, N×K float32.
+
+    `images` are N×C×H×W or N×C×D×H×W, at least one, uint8 or float in [-1, 1].
     """
     device = next(model.parameters()).device
-    stacked = torch.as_tensor(images)
-    if len(stacked) == 0:
-        return np.empty(0, dtype=np.int64)
-    with _one_thread():
-        parts = [model(to_unit(part.to(device))).argmax(dim=1).cpu() for part in stacked.split(batch)]
-    return torch.cat(parts).numpy()
+    parts = torch.as_tensor(images).split(batch)
+    with one_thread():
+        found = [model(to_unit(part.to(device))).float().softmax(dim=1).cpu() for part in parts]
+    return torch.cat(found).numpy()

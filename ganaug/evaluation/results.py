@@ -9,32 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ganaug.evaluation.arms import ARMS
 from ganaug.evaluation.stats import PairedDifference, Verdict, class_recalls, paired_difference, verdict
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to train."""
-
-    title: str
-    """What a table calls it."""
-    balanced: bool = True
-    """Draw each class equally often, with classical augmentation; otherwise the data as they are."""
-    batch_p: float = 0.0
-    """Probability that an item of a batch gives way to a synthetic image of its class, by `SyntheticMix`."""
-    synthetic_until: float = 0.0
-    """The fraction of the training, from its start, in which synthetic images take part."""
-
-
-ARMS = {
-    "as-is": Arm("as it is", balanced=False),
-    "classical": Arm("oversampled + classical"),
-    "synthetic": Arm("the same + synthetic", synthetic_until=1.0),
-    "synthetic-batch": Arm("the same + synthetic by batch", batch_p=0.25),
-    "synthetic-early": Arm("the same + synthetic, first half", synthetic_until=0.5),
-}
-"""The arms by name. "classical" is the baseline that a verdict is held against: against training on the data
-as they are nearly everything helps, oversampling and small rotations too."""
 
 PRIMARY = ("synthetic", "classical")
 """The comparison that the verdict speaks of, fixed before any result is seen."""

@@ -15,6 +15,7 @@ images, nearly all of them right: 91 to 94 %, because too small a gain is report
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -39,6 +40,10 @@ class PairedDifference:
     high: float
     per_seed: tuple[float, ...]
     test_images: int
+    generators: int = 0
+    """Generators that the interval counts as drawn; 0 where it holds for the one that was examined."""
+    test_groups: int = 0
+    """Groups (patients) of the test images; as many as images where each is its own."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
@@ -71,19 +76,28 @@ def class_recalls(correct: NDArray[np.bool_], labels: NDArray[np.int64]) -> NDAr
 
 
 def paired_difference(
-    treatment: NDArray[np.bool_], baseline: NDArray[np.bool_], labels: NDArray[np.int64]
+    treatment: NDArray[np.bool_],
+    baseline: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    *,
+    groups: Sequence[str] | None = None,
+    generators: Sequence[int] | None = None,
 ) -> PairedDifference:
     """Compare two arms: balanced accuracy of `treatment` − that of `baseline`, with a 95 % interval.
 
     Both matrices are (S, I): row s is the run with seed s (the same in both arms), column i the test image i,
     True where the prediction was right. `labels` is (I,).
 
+    Images of one group (patient) are not independent: with `groups` (I) whole groups count as drawn. Nor are seeds that
+    share a generator: with `generators` (S), the number of each seed's generator, the generators count as drawn, and
+    their seeds' mean is what each of them shows.
+
     The interval is mean ± t · se, where t has Satterthwaite's degrees of freedom for the sum of components,
-    but never fewer than S − 1.
+    but never fewer than one less than the fewest of seeds (generators) and of a class's images (groups).
 
     Raises:
-        ConfigError: fewer than 2 seeds, or shapes that do not fit each other.
-        DataError: a class with fewer than 2 test images (its share of the variance cannot be known).
+        ConfigError: fewer than 2 seeds or generators, or shapes that do not fit each other.
+        DataError: a class with fewer than 2 test images or groups (its share of the variance cannot be known).
     """
     if treatment.ndim != 2 or treatment.shape != baseline.shape or labels.shape != treatment.shape[1:]:
         raise ConfigError(
@@ -91,37 +105,82 @@ def paired_difference(
             "were given; (seeds, images) twice and (images,) are wanted. Score both arms on the same seeds "
             "and test set."
         )
-    seeds = treatment.shape[0]
-    if seeds < 2:
-        raise ConfigError(f"{seeds} seed was given; a paired interval wants at least 2. Add seeds.")
+    if treatment.shape[0] < 2:
+        raise ConfigError(f"{treatment.shape[0]} seed was given; a paired interval wants at least 2. Add seeds.")
     points = 100.0 * (treatment.astype(np.float64) - baseline.astype(np.float64))
-    classes, counts = np.unique(labels, return_counts=True)
-    if counts.min() < 2:
-        raise DataError(
-            f"Class {int(classes[counts.argmin()])} has 1 test image; at least 2 of each class are wanted. "
-            "Move more images of it to the test set."
+    clusters = _clusters(labels, groups)
+    per_seed = np.stack([points[:, labels == c].mean(axis=1) for c in np.unique(labels)]).mean(axis=0)
+    rows = by_generator(points, generators)
+    mean, half = _crossed(rows, labels, clusters)
+    units = len(rows) if generators is not None else 0
+    return PairedDifference(
+        mean, mean - half, mean + half, tuple(float(v) for v in per_seed), labels.size, units, int(clusters.max()) + 1
+    )
+
+
+def by_generator(rows: NDArray[np.float64], generators: Sequence[int] | None) -> NDArray[np.float64]:
+    """Return the mean of the rows (S×…) of each generator, or the rows where no generators are given.
+
+    Raises:
+        ConfigError: not one generator for each row, or fewer than 2 of them.
+    """
+    if generators is None:
+        return rows
+    numbers = np.unique(generators)
+    if len(generators) != len(rows) or len(numbers) < 2:
+        raise ConfigError(
+            f"{len(generators)} seeds of {len(numbers)} generators were given for {len(rows)} seeds; one for each seed "
+            "and at least 2 different ones are wanted."
         )
+    return np.stack([rows[np.asarray(generators) == number].mean(axis=0) for number in numbers])
 
+
+def _clusters(labels: NDArray[np.int64], groups: Sequence[str] | None) -> NDArray[np.int64]:
+    """Return the number of each image's group, after making sure that each class has at least 2."""
+    if groups is not None and len(groups) != len(labels):
+        raise ConfigError(f"{len(groups)} groups were given for {len(labels)} test images; one of each is wanted.")
+    clusters = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    for label in np.unique(labels):
+        there = len(np.unique(clusters[labels == label]))
+        if there < 2:
+            what = "image" if groups is None else "group (patient)"
+            raise DataError(
+                f"Class {int(label)} has {there} test {what}; at least 2 of each class are wanted. "
+                "Move more images of it to the test set."
+            )
+    return clusters
+
+
+def _crossed(
+    points: NDArray[np.float64], labels: NDArray[np.int64], clusters: NDArray[np.int64]
+) -> tuple[float, float]:
+    """Return the mean over the classes of the mean of `points` (S×I), and half its 95 % interval."""
+    seeds = len(points)
+    classes = np.unique(labels)
     per_seed = np.zeros(seeds)
-    between_images = np.zeros(len(classes))
-    interaction = 0.0
+    # What each group adds to the deviation of the mean: its variance is that of a sum over groups, also where a group
+    # has images of several classes (Cochran 1977, "Sampling techniques", section 6.8).
+    influence = np.zeros((seeds, clusters.max() + 1))
+    between_by_class, freedoms = np.zeros(len(classes)), np.zeros(len(classes))
     for k, label in enumerate(classes):
-        d = points[:, labels == label]
-        by_seed, by_image = d.mean(axis=1), d.mean(axis=0)
-        n, weight = d.shape[1], 1.0 / len(classes) ** 2
+        chosen = labels == label
+        d, own = points[:, chosen], clusters[chosen]
+        by_seed, there = d.mean(axis=1), len(np.unique(own))
         per_seed += by_seed / len(classes)
-        between_images[k] = weight * by_image.var(ddof=1) / n
-        residual = d - by_seed[:, None] - by_image + d.mean()
-        interaction += weight * (residual**2).sum() / ((seeds - 1) * (n - 1)) / (seeds * n)
-    between_seeds = per_seed.var(ddof=1) / seeds
+        deviation = (d - by_seed[:, None]) / (d.shape[1] * len(classes)) * np.sqrt(there / (there - 1))
+        part = np.stack([np.bincount(own, row, minlength=influence.shape[1]) for row in deviation])
+        influence += part
+        between_by_class[k], freedoms[k] = (part.mean(axis=0) ** 2).sum(), there - 1
+    between_images = float((influence.mean(axis=0) ** 2).sum())
+    interaction = float(((influence - influence.mean(axis=0)) ** 2).sum()) / ((seeds - 1) * seeds)
+    between_seeds = float(per_seed.var(ddof=1)) / seeds
     # The component estimates are noisy: their sum may not fall below what either sample shows alone.
-    variance = max(between_seeds + between_images.sum() - interaction, between_seeds, between_images.sum())
+    variance = max(between_seeds + between_images - interaction, between_seeds, between_images)
 
-    spread = between_seeds**2 / (seeds - 1) + (between_images**2 / (counts - 1)).sum()
-    freedom = max(seeds - 1.0, variance**2 / spread) if spread > 0 else seeds - 1.0
-    half = float(stdtrit(freedom, 0.975) * np.sqrt(variance))
-    mean = float(per_seed.mean())
-    return PairedDifference(mean, mean - half, mean + half, tuple(float(v) for v in per_seed), labels.size)
+    spread = between_seeds**2 / (seeds - 1) + (between_by_class**2 / freedoms).sum()
+    least = min(seeds - 1.0, float(freedoms.min()))
+    freedom = max(least, variance**2 / spread) if spread > 0 else least
+    return float(per_seed.mean()), float(stdtrit(freedom, 0.975) * np.sqrt(variance))
 
 
 def verdict(
@@ -142,10 +201,22 @@ def verdict(
         f"{diff.mean:+.1f} points of balanced accuracy against {baseline} (95 % interval {diff.low:+.1f} to "
         f"{diff.high:+.1f}; {len(diff.per_seed)} seeds, {diff.test_images} test images)"
     )
+    luck, beyond = "the luck of the training seed", "another generator, another classifier,"
+    if diff.generators:
+        luck, beyond = (
+            f"the luck of the generator ({diff.generators} trained) and of the training seed",
+            "another classifier",
+        )
     limits = (
-        "The interval covers the luck of the training seed and of which images are in this test set; it does "
-        "not cover another generator, another classifier, or images from elsewhere."
+        f"The interval covers {luck} and of which images are in this test set; it does not cover {beyond} or images "
+        "from elsewhere."
     )
+    if diff.generators and diff.generators < MIN_SEEDS:
+        return Verdict(
+            "cannot tell",
+            f"Cannot tell: {numbers}, but {diff.generators} generators are too few for a verdict that holds for "
+            f"another one. Train at least {MIN_SEEDS}.",
+        )
     if len(diff.per_seed) < MIN_SEEDS:
         return Verdict(
             "cannot tell",

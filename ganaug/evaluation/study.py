@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ganaug.errors import ConfigError, DataError
-from ganaug.evaluation.classifier import ClassicalAugment, predict, train_classifier
-from ganaug.evaluation.draws import balanced_batches
-from ganaug.evaluation.results import ARMS, StudyResult
+from ganaug.evaluation.arms import ARMS, train_arm
+from ganaug.evaluation.classifier import ClassicalAugment, predict
+from ganaug.evaluation.results import StudyResult
 from ganaug.evaluation.stats import class_recalls
-from ganaug.mixing import SyntheticMix, SyntheticMixDataset
+from ganaug.mixing import SyntheticMixDataset
 from ganaug.progress import progress_bar
 from ganaug.sampling.bank import SyntheticBank
 from ganaug.sampling.leak import validate_against
@@ -94,34 +94,23 @@ def run_study(
             mixed = SyntheticMixDataset(real, bank, sampling_strategy=sampling_strategy, seed=seed)
             synthetic_counts = np.bincount(mixed.targets[mixed.is_synthetic], minlength=len(classes))
             for column, name in enumerate(arms):
-                arm = ARMS[name]
-                dataset: Any = mixed if arm.synthetic_until else real
-                plan = None
-                if arm.balanced:
-                    plan = balanced_batches(
-                        dataset.targets,
-                        steps=steps,
-                        batch=batch,
-                        seed=seed,
-                        is_synthetic=mixed.is_synthetic if arm.synthetic_until else None,
-                        synthetic_share=synthetic_share,
-                        synthetic_until=arm.synthetic_until,
-                    )
-                model = train_classifier(
-                    dataset,
+                model = train_arm(
+                    ARMS[name],
+                    real,
+                    mixed=mixed,
+                    bank=bank,
                     classes=len(classes),
                     steps=steps,
                     batch=batch,
                     seed=seed,
-                    batches=plan,
-                    mix=SyntheticMix(bank, p=arm.batch_p, classes="same", seed=seed) if arm.batch_p else None,
-                    augment=augment if arm.balanced else None,
+                    synthetic_share=synthetic_share,
+                    augment=augment,
                     device=device,
                 )
                 correct[name][row] = predict(model, test_images) == test_labels
                 recall = class_recalls(correct[name][row], test_labels).mean()
                 progress.update(
-                    row * len(arms) + column + 1, f"{arm.title}, seed {seed}: balanced accuracy {recall:.3f}"
+                    row * len(arms) + column + 1, f"{ARMS[name].title}, seed {seed}: balanced accuracy {recall:.3f}"
                 )
     settings = {
         "steps": steps,

@@ -20,6 +20,7 @@ from ganaug.mixing.draws import EpochItems, Schedule, check_schedule, draw_epoch
 from ganaug.mixing.forms import ImageForm, is_monai
 from ganaug.mixing.real import ItemLayout, like_label, own_attribute, read_labels
 from ganaug.mixing.strategy import SamplingStrategy
+from ganaug.mixing.verdict import read_verdict
 from ganaug.sampling.bank import SyntheticBank
 from ganaug.sampling.leak import Validation, validate_against
 
@@ -126,6 +127,25 @@ class SyntheticMixDataset(Dataset[Any]):
         self._now = torch.zeros(2, dtype=torch.float64).share_memory_()
         self._drawn: tuple[tuple[float, float], EpochItems] | None = None
         self.set_epoch(0)
+
+    @classmethod
+    def from_verdict(cls, real: Any, verdict: str | Path, **options: Any) -> SyntheticMixDataset:
+        """Wrap `real` in the way that ``ganaug study`` recommends for it.
+
+        Where the verdict is not to use generated images none are added, a warning says so, and `sample_weights` level
+        the classes, if that was the better way. Either way train with
+        ``WeightedRandomSampler(mixed.sample_weights, len(mixed))``, as the study did.
+
+        Args:
+            real: the data set to add to.
+            verdict: the ``verdict.json`` of a study, or its folder.
+            options: other arguments of the class, such as `transform` and `seed`; those that the study has found may be
+                overridden.
+
+        Raises:
+            ModelFileError: there is no such file, or it is damaged, or the study made no bank.
+        """
+        return cls(real, **(read_verdict(Path(verdict)) | options))
 
     @property
     def class_to_idx(self) -> dict[str, int]:

@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +93,158 @@ def test_no_effect_is_rarely_called_a_help() -> None:
         treatment, baseline, labels, _ = simulate(rng, 6, [30] * 5)
         words.append(verdict(paired_difference(treatment, baseline, labels)).word)
     assert words.count("helps") <= 0.05 * len(words)
+
+
+def clustered(
+    rng: np.random.Generator,
+    *,
+    seeds: int = 6,
+    patients: int = 40,
+    images: int = 5,
+    mixed: bool = False,
+    generators: int | None = None,
+    gain: float = 0.0,
+    patient_arm_sd: float = 0.5,
+    generator_sd: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str], list[int], float]:
+    """Draw two arms' correctness on `images` of each of `patients`; return them, labels, groups, generators, truth.
+
+    As `simulate`, with two classes; patients (the half of them in each class, or with `mixed` images in both) are of
+    their own difficulty to each arm, and the first arm has the luck of its generator, seed s that of s modulo their
+    number.
+    """
+    owner = np.repeat(np.arange(patients), images)
+    labels = np.tile(np.arange(images) % 2, patients) if mixed else (owner >= patients // 2).astype(np.int64)
+    numbers = [seed % (generators or seeds) for seed in range(seeds)]
+    luck = generator_sd * rng.normal(size=generators or seeds)[numbers]
+    shared = 0.6 * rng.normal(size=patients)[owner] + 0.5 * rng.normal(size=len(owner))
+    arms, truths = [], []
+    for mean, drawn in ((1.0 + gain, luck), (1.0, 0 * luck)):
+        by_patient = patient_arm_sd * rng.normal(size=patients)[owner]
+        by_seed = (drawn + 0.1 * rng.normal(size=seeds))[:, None]
+        noise = rng.normal(size=(seeds, len(owner)))
+        arms.append(mean + shared + by_patient + by_seed + noise > 0)
+        total = 0.6**2 + 0.5**2 + patient_arm_sd**2 + 0.1**2 + 1 + (generator_sd**2 if drawn is luck else 0)
+        truths.append(ndtr(mean / np.sqrt(total)))
+    return arms[0], arms[1], labels, [f"p{k}" for k in owner], numbers, float(100 * (truths[0] - truths[1]))
+
+
+def clustered_coverage(repeats: int, *, seed: int, **model: Any) -> tuple[float, float, float]:
+    """Return the shares of intervals that hold the truth: with what is known of groups and generators, and without;
+    and the share of the first that lie wholly above it."""
+    rng = np.random.default_rng(seed)
+    held = naive = above = 0
+    for _ in range(repeats):
+        treatment, baseline, labels, groups, numbers, truth = clustered(rng, **model)
+        known = numbers if model.get("generators") else None
+        diff = paired_difference(treatment, baseline, labels, groups=groups, generators=known)
+        held += diff.low <= truth <= diff.high
+        above += diff.low > truth
+        other = paired_difference(
+            treatment, baseline, labels, groups=groups if known else None
+        )  # without the one thing that matters in this model
+        naive += other.low <= truth <= other.high
+    return held / repeats, naive / repeats, above / repeats
+
+
+CLUSTERED = [
+    pytest.param({}, id="patients"),
+    pytest.param({"mixed": True, "images": 6}, id="patients-with-images-of-two-classes"),
+    pytest.param({"patients": 24, "images": 8, "gain": 0.2}, id="few-patients-and-a-gain"),
+    pytest.param(
+        {"seeds": 10, "generators": 5, "generator_sd": 0.3, "patient_arm_sd": 0.2, "patients": 200, "images": 2},
+        id="generators",
+    ),
+]
+
+
+@pytest.mark.parametrize("model", CLUSTERED)
+def test_interval_covers_the_truth_with_groups_and_generators_and_not_without(model: dict[str, Any]) -> None:
+    held, naive, above = clustered_coverage(400, seed=0, **model)
+    assert 0.925 <= held <= 0.99
+    assert naive <= 0.88
+    assert above <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", CLUSTERED)
+def test_interval_with_groups_and_generators_covers_93_to_98_percent(model: dict[str, Any]) -> None:
+    held, naive, above = clustered_coverage(3000, seed=1, **model)
+    print(f"held {held:.3f}, without {naive:.3f}, above {above:.3f}")
+    assert 0.93 <= held <= 0.985
+    assert naive <= 0.88
+    assert above <= 0.035
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        {"seeds": 10, "generators": 5, "generator_sd": 0.3},
+        {"seeds": 10, "generators": 5, "patients": 12, "images": 3},
+    ],
+)
+def test_no_effect_on_patients_and_generators_is_rarely_called_a_help(model: dict[str, Any]) -> None:
+    rng = np.random.default_rng(4)
+    helps = 0
+    for _ in range(300):
+        treatment, baseline, labels, groups, numbers, _ = clustered(rng, **model)
+        known = numbers if "generators" in model else None
+        found = paired_difference(treatment, baseline, labels, groups=groups, generators=known)
+        helps += verdict(found).word == "helps"
+    assert helps <= 0.05 * 300
+
+
+def test_groups_of_one_image_and_a_generator_for_each_seed_change_nothing() -> None:
+    treatment, baseline, labels, _ = simulate(np.random.default_rng(2), 6, [30, 50])
+    plain = paired_difference(treatment, baseline, labels)
+    names = [f"image {i}" for i in range(80)]
+    named = paired_difference(treatment, baseline, labels, groups=names, generators=[3, 1, 2, 0, 5, 4])
+    assert (named.mean, named.low, named.high) == pytest.approx((plain.mean, plain.low, plain.high))
+    assert (plain.generators, named.generators) == (0, 6)
+    assert plain.test_groups == named.test_groups == 80
+
+
+def test_repeated_images_of_a_patient_add_no_certainty() -> None:
+    treatment, baseline, labels, _ = simulate(np.random.default_rng(3), 6, [30, 30], image_arm_sd=1.0)
+    names = [str(i) for i in range(60)]
+    once = paired_difference(treatment, baseline, labels, groups=names)
+    again = [np.repeat(array, 4, axis=-1) for array in (treatment, baseline, labels)]
+    four = paired_difference(*again, groups=[name for name in names for _ in range(4)])
+    assert (four.mean, four.low, four.high) == pytest.approx((once.mean, once.low, once.high))
+    naive = paired_difference(*again)
+    assert naive.high - naive.low < 0.9 * (four.high - four.low)
+
+
+def test_a_generator_counts_once_however_many_seeds_it_has() -> None:
+    rng = np.random.default_rng(5)
+    treatment, baseline, labels, _ = simulate(rng, 6, [40, 40])
+    each = paired_difference(treatment, baseline, labels, generators=range(6))
+    rows = np.repeat(np.arange(6), [3, 1, 1, 1, 1, 1])
+    again = paired_difference(treatment[rows], baseline[rows], labels, generators=rows.tolist())
+    assert (again.mean, again.low, again.high) == pytest.approx((each.mean, each.low, each.high))
+
+
+def test_groups_and_generators_that_do_not_fit_are_refused() -> None:
+    hits, labels = np.ones((4, 4), dtype=bool), np.array([0, 0, 1, 1])
+    with pytest.raises(ConfigError, match="3 groups were given for 4"):
+        paired_difference(hits, hits, labels, groups=["a", "b", "c"])
+    with pytest.raises(DataError, match=r"Class 1 has 1 test group \(patient\)"):
+        paired_difference(hits, hits, labels, groups=["a", "b", "c", "c"])
+    with pytest.raises(ConfigError, match="4 seeds of 1 generators"):
+        paired_difference(hits, hits, labels, generators=[0, 0, 0, 0])
+    with pytest.raises(ConfigError, match="one for each seed"):
+        paired_difference(hits, hits, labels, generators=[0, 1])
+
+
+def test_fewer_than_five_generators_give_no_verdict_and_the_sentence_names_them() -> None:
+    few = replace(difference(9.0, 1.0, seeds=10), generators=4)
+    assert verdict(few).word == "cannot tell"
+    assert "4 generators are too few" in verdict(few).sentence
+    enough = verdict(replace(few, generators=5))
+    assert enough.word == "helps"
+    assert "the luck of the generator (5 trained)" in enough.sentence
+    assert "another generator" not in enough.sentence
 
 
 def test_difference_is_the_difference_of_mean_recalls_in_points() -> None:

@@ -1,0 +1,116 @@
+"""`ganaug evaluate`, from a run and a folder to metrics and a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from ganaug.cli import main
+from ganaug.data import scan
+from ganaug.errors import DataError, LeakError, ModelFileError
+from ganaug.evaluation import evaluate as module
+from ganaug.evaluation.evaluate import evaluate
+from ganaug.training.fit import fit
+from ganaug.training.run import Run
+from tests.browser import check_page, opened
+from tests.tiny import SETTINGS, write_shapes
+
+COUNTS = {"cross": 60, "disk": 130, "ring": 100}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("shapes") / "data", COUNTS)
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return fit(folder, tmp_path_factory.mktemp("runs") / "run", hold_out=0.4, kimg=0.2, size=(16, 16), **SETTINGS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STEPS", 20)
+        yield
+
+
+@pytest.fixture(scope="module")
+def evaluated(folder: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluated") / "out"
+    result = CliRunner().invoke(main, ["evaluate", str(run.path), "--real", str(folder), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "KID" in result.stdout
+    assert "report.html" in result.stdout
+    return out
+
+
+def test_metrics_are_of_held_out_images_and_carry_their_passport(evaluated: Path, folder: Path, run: Run) -> None:
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    held_out = {name: COUNTS[name] - run.config_file()["images"][name] for name in COUNTS}
+    assert metrics["images"]["held_out"] == held_out
+    assert metrics["images"]["training"] == run.config_file()["images"]
+    assert [row["name"] for row in metrics["fidelity"]] == [*COUNTS, "all"]
+    for row in metrics["fidelity"]:
+        assert row["network_sha256"] == metrics["network"]["sha256"]
+        assert row["n_real"] == (sum(held_out.values()) if row["name"] == "all" else held_out[row["name"]])
+    assert metrics["fidelity"][0]["reason"].startswith("insufficient"), "24 crosses are held out"
+    assert metrics["fidelity"][1]["kid"]["low"] < metrics["fidelity"][1]["kid"]["high"]
+    assert metrics["memorization"]["word"] in ("alarm", "no alarm", "cannot tell")
+    assert metrics["membership"]["attacks"]
+    assert 0 <= metrics["labels"]["synthetic_on_real"] <= 1
+    assert set(metrics["judge"]["agreement"]) == set(COUNTS)
+    assert metrics["detector"]["auc"]["value"] > 0.8, "0.2 kimg make no disks"
+    assert metrics["model_sha256"]
+
+
+def test_the_page_renders_and_its_slider_slides(evaluated: Path, tmp_path: Path) -> None:
+    page = evaluated / "report.html"
+    check_page(page.read_text())
+    move = """
+        walk.value = 5; walk.dispatchEvent(new Event("input"));
+        const shown = [...frames].map((frame, i) => frame.hidden ? -1 : i).filter((i) => i >= 0);
+        document.title = `shown ${shown} wide ${document.documentElement.scrollWidth - innerWidth}`;
+    """
+    found = opened(page, tmp_path, script=move, width=500)
+    assert "<title>shown 5 wide 0</title>" in found or "<title>shown 5 wide -" in found
+
+
+def test_an_evaluation_without_training_or_without_held_out_images_is_refused(
+    folder: Path, run: Run, tmp_path: Path
+) -> None:
+    trained = {entry["sha256"] for entry in run.train_manifest()["files"]}
+    sides: dict[bool, Path] = {}
+    for item in scan(folder).items:
+        known = item.sha256 in trained
+        sides[known] = tmp_path / ("training" if known else "held-out")
+        target = sides[known] / Path(item.name).parent.name / Path(item.name).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((folder / item.name).read_bytes())
+    with pytest.raises(DataError, match="trained on all"):
+        evaluate(run.path, sides[True])
+    with pytest.raises(DataError, match="--train"):
+        evaluate(run.path, sides[False])
+    with pytest.raises(LeakError):
+        evaluate(run.path, folder, train=sides[True])
+    other = write_shapes(tmp_path / "other", {"disk": 3, "ring": 3})
+    with pytest.raises(ModelFileError, match="classes"):
+        evaluate(run.path, other)
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_figures_and_nothing_is_written_without_out(
+    folder: Path, run: Run, evaluated: Path, tmp_path: Path
+) -> None:
+    before = sorted(path.name for path in tmp_path.iterdir())
+    found = evaluate(run.path, folder).metrics
+    stored: dict[str, Any] = json.loads((evaluated / "metrics.json").read_text())
+    for key in ("fidelity", "labels", "judge", "memorization", "membership", "spectrum", "detector"):
+        np.testing.assert_equal(json.loads(json.dumps(found[key])), stored[key])
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
