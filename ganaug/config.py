@@ -70,6 +70,8 @@ class FitConfig:
     """Length of the training in thousands of real images shown (used unless `minutes` is set)."""
     minutes: float | None = None
     """Length of the training as wall-clock minutes; schedules then follow the clock."""
+    hold_out: float = 0.0
+    """Share of the patients (groups) of each class that is left out of the training, to evaluate the run on."""
     batch: int = 64
     """Real images in each step; the generator makes as many."""
     pieces: int = 1
@@ -177,6 +179,10 @@ class FitConfig:
     """CPU threads of the training; None tries all and one at the start, and keeps the faster."""
     snapshots: int = 8
     """Snapshots (image grid, metrics, checkpoint) over the whole run."""
+    monitor: bool = True
+    """Train a small classifier at the start, which tells in every snapshot how much of the real images the samples
+    cover, and goes back when a class collapses. It takes up to 3 % of `minutes`; without a collapse the weights are
+    those of a training without it."""
 
     def __post_init__(self) -> None:
         if self.window is not None and self.intensity == "auto":
@@ -250,6 +256,7 @@ class FitConfig:
             "precision": (self.precision in ("auto", "bf16", "fp32"), "'auto', 'bf16' or 'fp32'"),
             "threads": (self.threads is None or self.threads >= 1, "at least 1"),
             "snapshots": (self.snapshots >= 1, "at least 1"),
+            "hold_out": (0 <= self.hold_out < 1, "at least 0 and below 1"),
             "size": (
                 self.size is None
                 or (len(self.size) in (2, 3) and 8 <= min(self.size) <= max(self.size) <= _most(self.size)),
@@ -314,6 +321,8 @@ def _convert(key: str, value: Any, hint: Any, source: str) -> Any:
 
 
 def _scalar(value: Any, kind: type, wrong: ConfigError) -> Any:
+    if isinstance(value, bool) and kind is bool:
+        return value
     if isinstance(value, bool) or value is None:
         raise wrong
     try:
@@ -340,7 +349,7 @@ def _kind_name(kind: Any) -> str:
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)
         return "a list of numbers" if inner[-1] is Ellipsis else "a number or a pair [start, end]"
-    return {str: "a word", int: "a whole number", float: "a number"}[kind]
+    return {str: "a word", int: "a whole number", float: "a number", bool: "true or false"}[kind]
 
 
 def recipe_folder() -> Path:

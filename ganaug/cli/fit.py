@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganaug.cli.options import FOLDER, as_json, cached, grouped, on_device, overwriting, show, sliced, timing_text
+from ganaug.cli.options import (
+    FOLDER,
+    as_json,
+    cached,
+    grouped,
+    on_device,
+    overwriting,
+    parse_size,
+    show,
+    sliced,
+    timing_text,
+)
 from ganaug.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,6 +94,14 @@ if TYPE_CHECKING:
     show_default="as in the files",
     help="Gray (1) or color (3).",
 )
+@click.option(
+    "--hold-out",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=None,
+    metavar="FRACTION",
+    show_default="none",
+    help="Leave so many of the patients out, for ganaug evaluate and for testing a classifier.",
+)
 @sliced
 @click.option(
     "--window",
@@ -113,6 +132,7 @@ def fit(
     kimg: float | None,
     size: str | None,
     channels: str | None,
+    hold_out: float | None,
     slices: str | None,
     window: str | None,
     device: str,
@@ -140,8 +160,9 @@ def fit(
     given = {
         "minutes": minutes,
         "kimg": kimg,
-        "size": _parse_size(size),
+        "size": parse_size(size),
         "channels": channels and int(channels),
+        "hold_out": hold_out,
         "slices": slices,
         "window": _parse_window(window),
         "domains": domains and [name.strip() for name in domains.split(",")],
@@ -238,22 +259,6 @@ def _of_the_recipe(last: Mapping[str, Any], run: Run) -> str:
         return ""
     advice = ": very little, expect noise" if shown < 0.1 * full else ""
     return f" of the {full:g} thousand that the recipe has for a full training{advice}"
-
-
-def _parse_size(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        sides = tuple(int(side) for side in text.lower().split("x"))
-    except ValueError:
-        sides = ()
-    if len(sides) == 1:
-        sides = (sides[0], sides[0])
-    if len(sides) not in (2, 3):
-        raise click.UsageError(
-            f"--size {text} was given; HxW in pixels was wanted, such as 64x64, or DxHxW for volumes, such as 24x32x32."
-        )
-    return sides
 
 
 def _parse_window(text: str | None) -> tuple[float, float] | None:

@@ -46,7 +46,7 @@ from ganaug.sampling.sampler import Sampler, load_sampler
 METRICS = "metrics.json"
 MOST_IMAGES = 5000
 """Synthetic images that are made, at most."""
-STEPS = 300
+STEPS = 200
 """Optimizer steps of each classifier."""
 _PARTS = ("features", "fidelity", "labels", "judge", "memorization", "membership", "spectrum", "detector")
 
@@ -329,8 +329,8 @@ def judge_figures(gan: Sampler, parts: ImageParts, *, seed: int) -> dict[str, An
     its members say of training images that they have not seen.
     """
     judge = ClassJudge.train(gan, parts.train, seed=seed)
-    labels, images = parts.labels["synthetic"], torch.from_numpy(parts.images["synthetic"]).to(gan.device)
-    probabilities = np.concatenate([judge.judge.probabilities(block) for block in images.split(256)])
+    labels, images = parts.labels["synthetic"], torch.from_numpy(parts.images["synthetic"])
+    probabilities = np.concatenate([judge.probabilities(block) for block in images.split(256)])
     agrees = probabilities.argmax(axis=1) == labels
     accepted = probabilities[np.arange(len(labels)), labels] >= judge.thresholds[labels]
     return {

@@ -39,6 +39,7 @@ from ganaug.evaluation.trials import (
     run_trial,
     save_parts,
     side_by_side,
+    source_sha256,
 )
 from ganaug.evaluation.trivial import AUGMENTATIONS
 from ganaug.files import disk_errors, keep_apart, prepare_output, read_json, write_json
@@ -140,6 +141,7 @@ class _Study:
         self.device, self.jobs, self.given_run, self.show, self.say = device, jobs, run, show, say
         self.results = out / "trials"
         self.results.mkdir(exist_ok=True)
+        self.model_sha256 = source_sha256(asked.model)
 
     def run(self) -> StudyOutcome:
         self._estimate()
@@ -199,6 +201,7 @@ class _Study:
             bank_sha256=sha256,
             mixture=self._mixture(arm, made) if bank else {},
             model=self.asked.model,
+            model_sha256=self.model_sha256,
             lr=self.asked.lr,
             device=self.device,
             data_sha256=self.parts.sha256,

@@ -120,8 +120,9 @@ def _filled(job: GeneratorJob, gan: Any, source: str) -> dict[str, Any]:
         common = max(job.train.counts, key=lambda name: job.train.counts[name])
         judge_of_twins = train_twin_judge(gan, job.train, to=rare, source=common, seed=job.number)
         facts |= {"from": common, "to": rare, "judge": judge_of_twins.to_dict(), "says": judge_of_twins.sentence}
-        accept = None if judge_of_twins.problem else judge_of_twins
-        bank = SyntheticBank.translate(gan, folder, job.train, to=rare, source=common, accept=accept, **options)
+        if judge_of_twins.problem:
+            raise DataError(judge_of_twins.problem)
+        bank = SyntheticBank.translate(gan, folder, job.train, to=rare, source=common, accept=judge_of_twins, **options)
     else:
         to = gan.targets[-1]
         bank = SyntheticBank.translate(gan, folder, job.train, to=to, source=gan.classes[0], **options)

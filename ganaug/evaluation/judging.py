@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ganaug.data.manifest import Manifest
@@ -16,6 +17,19 @@ from ganaug.evaluation.twin_judge import LEAST_IMAGES, PERCENTILE
 from ganaug.sampling.preview import training_grid
 from ganaug.sampling.sampler import Sampler
 from ganaug.training.judge import STEPS, Judge, train_judge
+
+LONGEST = {2: 40, 3: 24}
+"""Longest side, in pixels or voxels, of what the judge looks at: it is a quarter of the time at 64 pixels."""
+
+
+def averaged(images: Tensor) -> Tensor:
+    """Return images (N×C×spatial) as small as the judge sees them: means of whole blocks of pixels."""
+    dims = images.ndim - 2
+    factor = -(-max(images.shape[2:]) // LONGEST[dims])
+    if factor == 1:
+        return images
+    pool = F.avg_pool2d if dims == 2 else F.avg_pool3d
+    return pool(images, factor, ceil_mode=True)
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,7 @@ class ClassJudge:
 
         def read(positions: np.ndarray) -> Tensor:
             part = None if knots is None else knots[positions]
-            return torch.from_numpy(gan.intensity.forward(stored[positions], knots=part)).to(gan.device)
+            return averaged(torch.from_numpy(gan.intensity.forward(stored[positions], knots=part)).to(gan.device))
 
         judge = train_judge(
             read, labels, groups, classes=len(gan.classes), device=gan.device, seed=seed, steps=steps, styles=False
@@ -67,10 +81,14 @@ class ClassJudge:
         }  # fmt: skip
         return cls(judge, thresholds, accuracy, settings)
 
+    def probabilities(self, images: Tensor) -> np.ndarray:
+        """Return the members' mean class probabilities of N×C×spatial images in [-1, 1], N×K."""
+        there = next(self.judge.members[0].parameters()).device
+        return self.judge.probabilities(averaged(images.to(there)))
+
     def __call__(self, images: Tensor, labels: np.ndarray) -> np.ndarray:
         """Return which images (N×C×spatial in [-1, 1]) with their labels (N) are accepted, N bool."""
-        there = next(self.judge.members[0].parameters()).device
-        own = self.judge.probabilities(images.to(there))[np.arange(len(labels)), labels]
+        own = self.probabilities(images)[np.arange(len(labels)), labels]
         accepted: np.ndarray = own >= self.thresholds[labels]
         return accepted
 

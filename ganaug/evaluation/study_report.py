@@ -47,7 +47,7 @@ def write_study_report(
         note=f"Means over the seeds in %. Sensitivity at {SPECIFICITY:.0%} specificity and AUPRC are those of "
         + (f"the rare classes: {rare}" if rare else "all classes")
         + ". ECE: less is better. Difference in points of balanced accuracy, paired by seed and image; p from sign "
-        "flips, corrected for the number of arms (Holm).",
+        "flips, corrected for the number of arms (Holm). " + " ".join(outcome.limit_of_p()),
         chosen=chosen,
         tuning=[[name, f"{100 * mean:.1f}"] for name, mean in outcome.settings["tuning"].items()],
         pictures=_pictures(parts, made, out),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import io
 import json
 import multiprocessing
@@ -24,7 +25,7 @@ from ganaug.errors import ConfigError, GanaugError
 from ganaug.evaluation.arms import FOLDER_ARMS, train_arm
 from ganaug.evaluation.classifier import probabilities
 from ganaug.evaluation.trivial import augmentation
-from ganaug.files import write_atomic
+from ganaug.files import sha256_file, write_atomic
 from ganaug.mixing import SyntheticMixDataset
 
 SCORED = ("val", "test", "site")
@@ -62,6 +63,8 @@ class Trial:
     """Arguments of `SyntheticMixDataset` for it."""
     model: str = ""
     """``module:callable`` of the user's own network; empty for the small classifier."""
+    model_sha256: str = ""
+    """Of the source file of the user's network."""
     lr: float | None = None
     device: str = "cpu"
     data_sha256: str = ""
@@ -123,6 +126,16 @@ def load_model(spec: str) -> Callable[[tuple[int, ...], int], nn.Module] | None:
     if not callable(found):
         raise ConfigError(f"--model {spec} is a {type(found).__name__}; {wanted}")
     return found
+
+
+def source_sha256(spec: str) -> str:
+    """Return the SHA-256 of the file that a user's network is defined in; empty without one."""
+    build = load_model(spec)
+    try:
+        file = None if build is None else inspect.getsourcefile(build)
+    except TypeError:  # an instance, or made in C
+        file = inspect.getsourcefile(type(build))
+    return "" if file is None else sha256_file(Path(file))
 
 
 def check_model(spec: str, shape: tuple[int, ...], classes: int) -> None:

@@ -38,9 +38,13 @@ class Classifier(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in outputs)
         self.head = nn.Linear(outputs[-1], classes)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the linear layer is given: the last feature map's mean over space, N×features."""
         x = channels_last(images)
         for layer, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(norm(layer(x)))
-        logits: Tensor = self.head(x.flatten(2).mean(2))
+        return x.flatten(2).mean(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images))
         return logits

@@ -1,7 +1,8 @@
 """Checkpoints: the full state of a run, written so that a crash at any moment leaves a good one.
 
 A checkpoint is a folder of safetensors and JSON. It is written under a temporary name, flushed, sealed with a manifest
-of SHA-256 sums, and renamed; the newest two are kept. When the newest one is damaged, the one before it serves.
+of SHA-256 sums, and renamed; the newest two are kept, and the best one. When the newest one is damaged, the one before
+it serves.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ KEEP = 2
 _SEAL = "SHA256.json"
 
 
-def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Write a checkpoint of `step` into `folder` and drop all but the newest `KEEP`."""
-    final = folder / f"step-{step:09d}"
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, best: int | None = None
+) -> Path:
+    """Write a checkpoint of `step` into `folder` and drop all but the newest `KEEP` and the one of step `best`."""
+    final = _path(folder, step)
     partial = folder / f".partial-{step:09d}"
     for left in folder.glob(".partial-*"):  # of a run that was killed while it saved
         shutil.rmtree(left, ignore_errors=True)
@@ -48,8 +51,21 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     fsync_dir(folder)
     write_json(folder / "latest.json", {"checkpoint": final.name})
     for old in checkpoints(folder)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+        if best is None or old != _path(folder, best):
+            shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def drop_later(folder: Path, step: int) -> None:
+    """Remove the checkpoints after `step`: the run went back to it, and on another way."""
+    for path in checkpoints(folder):
+        if path.name > _path(folder, step).name:
+            shutil.rmtree(path, ignore_errors=True)
+    fsync_dir(folder)
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:09d}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -57,8 +73,8 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
-    """Load the newest good checkpoint.
+def load_checkpoint(folder: Path, step: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """Load the newest good checkpoint, or that of `step` if it is good.
 
     Returns:
         Tensors, state, and a line for each damaged checkpoint that was passed over.
@@ -67,7 +83,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], li
         GanaugError: there is no good checkpoint.
     """
     damaged: list[str] = []
-    for path in reversed(checkpoints(folder)):
+    newest_first = checkpoints(folder)[::-1]
+    if step is not None:
+        newest_first.sort(key=lambda path: path != _path(folder, step))
+    for path in newest_first:
         try:
             seal = json.loads((path / _SEAL).read_text())
             bad = [name for name, wanted in seal.items() if sha256_file(path / name) != wanted]

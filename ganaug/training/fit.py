@@ -41,6 +41,7 @@ from ganaug.training.plan import (
     make_plan,
     plan_from,
     predict_grid,
+    training_side,
     with_length,
 )
 from ganaug.training.probe import choose_threads, cpu_threads
@@ -49,7 +50,7 @@ from ganaug.training.report import write_report
 from ganaug.training.run import Run
 from ganaug.training.translating import check_translation, find_domains, scan_target, translates
 
-MAY_CHANGE = {"minutes", "kimg", "snapshots", "device"}
+MAY_CHANGE = {"minutes", "kimg", "snapshots", "device", "monitor"}
 """Settings that a resumed run may be given anew."""
 
 
@@ -137,7 +138,7 @@ def _fit(
             damage = trainer.resume()
             wait()  # until all have read what rank 0 is about to change
             _report_damage(damage)
-            _drop_later_metrics(run, trainer.state.step * planned.config.batch / 1000)
+            _drop_later_metrics(run, trainer.state.step * planned.config.batch / 1000, trainer.gan.attempt)
         with progress_bar("fit", 100.0, unit="%", show=show_progress) as progress:
             try:
                 trainer.train(progress)
@@ -312,11 +313,10 @@ def _stored_plan(
     if translates(config):
         manifest, other, _ = _scan_domains(data, config, before["group_regex"], target, show_progress)
         other = None if other is None else other.training_part()
-        manifest, domains, _ = find_domains(manifest.training_part(), other, config)
+        manifest, domains, _ = find_domains(training_side(manifest, config)[0], other, config)
     else:
-        manifest = scan(
-            data, group_regex=before["group_regex"], slices=config.slices, show_progress=show_progress
-        ).training_part()
+        manifest = scan(data, group_regex=before["group_regex"], slices=config.slices, show_progress=show_progress)
+        manifest, _ = training_side(manifest, config)
     old = Counter((entry["label"], entry["sha256"]) for entry in run.train_manifest()["files"])
     new = Counter((item.label, item.sha256) for item in manifest.items)
     if old != new:
@@ -340,10 +340,17 @@ def _report_damage(lines: list[str]) -> None:
         print(line, file=sys.stderr)
 
 
-def _drop_later_metrics(run: Run, kimg: float) -> None:
-    """Forget snapshots that were written after the checkpoint which the run resumes from."""
+def _drop_later_metrics(run: Run, kimg: float, attempt: int) -> None:
+    """Forget snapshots that were written after the checkpoint which the run resumes from.
+
+    Those of earlier attempts stay, also where the run went back behind them.
+    """
     if not is_main():
         return
     lines = run.metrics_path.read_text(encoding="utf-8").splitlines() if run.metrics_path.exists() else []
-    kept = [line for line, row in zip(lines, run.metrics(), strict=False) if row["kimg"] <= kimg + 1e-6]
+    kept = [
+        line
+        for line, row in zip(lines, run.metrics(), strict=False)
+        if row["kimg"] <= kimg + 1e-6 or row.get("attempt", attempt) < attempt
+    ]
     write_atomic(run.metrics_path, "".join(f"{line}\n" for line in kept).encode())

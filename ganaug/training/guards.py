@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from ganaug.data.names import few
 from ganaug.errors import DivergedError
 
 COLLAPSED = 0.1
@@ -47,6 +50,46 @@ class FiniteGuard:
         self.in_a_row = 0
         self.rollbacks += 1
         return True
+
+
+class CollapseGuard:
+    """Remembers the best snapshot; goes back to it when classes collapse, once, and then gives up."""
+
+    allowed = 1
+    young = 0.2
+    young_steps = 300
+    """Share of the training, and steps, before which alike samples are no collapse: generators begin with them."""
+
+    def __init__(self, *, best_step: int | None = None, best: float = 0.0, rollbacks: int = 0) -> None:
+        self.best_step, self.best, self.rollbacks = best_step, best, rollbacks
+
+    def state(self) -> dict[str, int | float | None]:
+        """Return what is remembered, as the arguments that restore it."""
+        return dict(vars(self))
+
+    def is_young(self, step: int, fraction: float) -> bool:
+        """Return whether it is too early for an alarm at this step and fraction of the training."""
+        return fraction < self.young or step < self.young_steps
+
+    def note(self, step: int, coverage: float) -> None:
+        """Take note of a snapshot without an alarm, and of its mean coverage of the real images."""
+        if self.best_step is None or coverage >= self.best:
+            self.best_step, self.best = step, coverage
+
+    def roll_back(self, collapsed: Sequence[str]) -> None:
+        """Use up a rollback because of these classes.
+
+        Raises:
+            DivergedError: there is none left.
+        """
+        if self.rollbacks >= self.allowed:
+            raise DivergedError(
+                f"The samples of {few(collapsed)} became one image, again after going back to the best state at half "
+                "the learning rate. The generator in the run folder is that of the best state. Try a larger --set "
+                "gamma=… or a smaller --set lr=…, or give the class more images; --set monitor=false trains without "
+                "this check."
+            )
+        self.rollbacks += 1
 
 
 def pairwise_distance(images: Tensor) -> float:

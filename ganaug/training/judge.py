@@ -80,7 +80,7 @@ def train_judge(
     for k in range(folds):
         shown = np.flatnonzero((fold != k) & (fold >= 0))
         members.append(
-            _member(read, shown, labels[shown], classes, device, derived_seed(seed, "judge", k), steps, styles)
+            train_member(read, shown, labels[shown], classes, device, derived_seed(seed, "judge", k), steps, styles)
         )
         if report is not None:
             report((k + 1) / folds)
@@ -113,7 +113,7 @@ def _folds(labels: np.ndarray, groups: Sequence[str], folds: int, seed: int) -> 
     return np.array([fold_of[group] for group in groups])
 
 
-def _member(
+def train_member(
     read: Read,
     shown: np.ndarray,
     labels: np.ndarray,
@@ -123,6 +123,7 @@ def _member(
     steps: int,
     styles: bool,
 ) -> Classifier:
+    """Train one classifier on the images at positions `shown`, whose classes are `labels`; see `train_judge`."""
     example = read(shown[:1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -15,14 +15,17 @@ import torch
 from torch import Tensor
 
 from ganaug.config import FitConfig
+from ganaug.data.names import few
 from ganaug.data.pictures import picture_grid, save_picture
 from ganaug.distributed import from_main, is_main, of_any, of_main, wait
 from ganaug.errors import DivergedError, Interrupted
+from ganaug.files import write_json
 from ganaug.models.modelfile import ModelHeader, save_model
 from ganaug.progress import Progress
-from ganaug.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from ganaug.training.feeds import Feed, Look
-from ganaug.training.guards import COLLAPSED, FiniteGuard
+from ganaug.training.checkpoint import checkpoints, drop_later, load_checkpoint, save_checkpoint
+from ganaug.training.feeds import Feed, Look, unseen
+from ganaug.training.guards import COLLAPSED, CollapseGuard, FiniteGuard
+from ganaug.training.monitor import Monitor, load_monitor, train_monitor
 from ganaug.training.run import Run
 
 
@@ -31,10 +34,15 @@ class TrainableGAN(Protocol):
 
     average: torch.nn.Module
     attempt: int
+    device: torch.device
 
     def step(self, *batch_step_progress: Any) -> dict[str, Tensor]: ...
     def tensors(self) -> dict[str, Tensor]: ...
     def load_tensors(self, tensors: dict[str, Tensor]) -> None: ...
+
+
+_MONITOR = "monitor/"
+"""What the names of the monitor's tensors begin with in a checkpoint."""
 
 
 @dataclass
@@ -69,6 +77,11 @@ class Trainer:
         self.header, self.run, self.resume_command = header, run, resume_command
         self.state = _State()
         self.guard = FiniteGuard()
+        self.collapse = CollapseGuard()
+        self.monitor: Monitor | None = None
+        """Of rank 0, which tells the others what it saw."""
+        self.unwatched = ""
+        """Why there is no monitor, or what it leaves out."""
 
     def fraction(self) -> float:
         """Return how much of the training is done, in [0, 1]: by the clock, or by the images shown."""
@@ -85,6 +98,7 @@ class Trainer:
         """
         metrics: dict[str, Any] = (self.run.metrics() or [{}])[-1]
         note = ""
+        self._start_monitor()
         if not from_main("".join(path.name for path in checkpoints(self.run.checkpoints))):
             self.save()  # there is always a state to roll back to, or to resume from
         with _stop_signal() as stop:
@@ -102,6 +116,8 @@ class Trainer:
                     start = time.monotonic()
                     metrics = self._snapshot(losses)
                     self.state.elapsed_s = of_main(self.state.elapsed_s + time.monotonic() - start)
+                    if "alarm" in metrics:
+                        self._return_to_best(metrics["collapsed"])
                     note = f"diversity {metrics['diversity']:.2f} (least {metrics['diversity_least']:.2f})"
                 progress.update(100 * self.fraction(), f"{self._kimg:.1f} kimg, {self._rate:.0f} images/s  {note}")
                 if of_any(stop.is_set()):
@@ -131,27 +147,81 @@ class Trainer:
         wait()
 
     def _save(self) -> None:
-        state = {**vars(self.state), "attempt": self.gan.attempt, "guard": self.guard.state()}
-        save_checkpoint(self.run.checkpoints, self.state.step, self.gan.tensors(), state)
+        guards = {"guard": self.guard.state(), "collapse": self.collapse.state()}
+        state = {**vars(self.state), "attempt": self.gan.attempt, **guards}
+        tensors = self.gan.tensors()
+        if self.monitor is not None:
+            tensors |= {f"{_MONITOR}{name}": value for name, value in self.monitor.tensors().items()}
+        save_checkpoint(self.run.checkpoints, self.state.step, tensors, state, best=self.collapse.best_step)
 
-    def resume(self) -> list[str]:
-        """Load the newest good checkpoint; return a line for each damaged one that was passed over."""
-        tensors, state, damaged = load_checkpoint(self.run.checkpoints)
+    def resume(self, step: int | None = None) -> list[str]:
+        """Load the newest good checkpoint, or that of `step`; return a line for each damaged one passed over."""
+        tensors, state, damaged = load_checkpoint(self.run.checkpoints, step)
         self.gan.load_tensors(tensors)
         self.gan.attempt = int(state["attempt"])
         self.guard = FiniteGuard(**state["guard"])
+        self.collapse = CollapseGuard(**state.get("collapse", {}))  # runs of before have none
         self.state = _State(int(state["step"]), float(state["elapsed_s"]), int(state["snapshots"]))
+        if self.monitor is None and self.config.monitor and is_main():
+            self._load_monitor({k.removeprefix(_MONITOR): v for k, v in tensors.items() if k.startswith(_MONITOR)})
         return damaged
 
-    def _roll_back(self) -> None:
-        elapsed, attempt, guard = self.state.elapsed_s, self.gan.attempt + 1, self.guard
-        self.resume()
+    def _roll_back(self, step: int | None = None) -> None:
+        elapsed, attempt, guards = self.state.elapsed_s, self.gan.attempt + 1, (self.guard, self.collapse)
+        self.resume(step)
         # Not the same numbers again: another attempt draws other latents, at half the learning rate.
-        self.state.elapsed_s, self.gan.attempt, self.guard = elapsed, attempt, guard
+        self.state.elapsed_s, self.gan.attempt, (self.guard, self.collapse) = elapsed, attempt, guards
+
+    def _return_to_best(self, collapsed: list[str]) -> None:
+        """Go back to the best snapshot at half the learning rate.
+
+        Raises:
+            DivergedError: that was done before, or the time is up. The model file is that of the best snapshot.
+        """
+        self._roll_back(self.collapse.best_step)
+        # By the clock, the snapshots of the time that is lost are lost too.
+        self.state.snapshots = max(self.state.snapshots, int(self.fraction() * self.config.snapshots))
+        wait()  # until all have read what rank 0 is about to replace
+        if is_main() and self.collapse.best_step is not None:
+            self._write_model()
+        self.collapse.roll_back(collapsed)
+        if is_main():
+            # First the state that knows of the rollback: a run that is killed here resumes from one that does not, and
+            # comes to the same rollback.
+            self._save()
+            drop_later(self.run.checkpoints, self.state.step)
+        wait()
+        if self.fraction() >= 1:
+            raise DivergedError(
+                f"At the end of the time the samples of {few(collapsed)} became one image. The "
+                "generator in the run folder is that of the best snapshot before. Try a larger --set gamma=… or a "
+                "smaller --set lr=…, or go on for longer with --resume."
+            )
+
+    def _start_monitor(self) -> None:
+        """Train the monitor, unless there is one, or there shall be none; its time is time of the training."""
+        start, real = time.monotonic(), self.feed.real
+        wanted = self.config.monitor and self.monitor is None and self.fraction() < 1
+        if is_main() and wanted and real is not None:
+            found = train_monitor(real, self.config, self.gan.device)
+            if isinstance(found, str):
+                self.unwatched = found
+            else:
+                self._use_monitor(found)
+                write_json(self.run.monitor_path, found.to_dict())
+        self.state.elapsed_s = of_main(self.state.elapsed_s + time.monotonic() - start)
+
+    def _load_monitor(self, tensors: dict[str, Tensor]) -> None:
+        if tensors and (real := self.feed.real) is not None:
+            self._use_monitor(load_monitor(tensors, real, seed=self.config.seed, device=self.gan.device))
+
+    def _use_monitor(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+        self.unwatched = "; ".join(f"{name}: {why}" for name, why in monitor.unwatched.items())
 
     def _snapshot(self, losses: dict[str, Tensor]) -> dict[str, Any]:
         self.state.snapshots = max(self.state.snapshots + 1, int(self.fraction() * self.config.snapshots))
-        look = self.feed.look(self.gan)
+        look = self.feed.look(self.gan, self.monitor.see if self.monitor else unseen)
         least = min(look.diversity, key=lambda name: look.diversity[name])
         metrics: dict[str, Any] = {
             "kimg": round(self._kimg, 3),
@@ -162,19 +232,44 @@ class Trainer:
             "diversity_least_class": least,
             "diversity_by_class": {name: round(ratio, 4) for name, ratio in look.diversity.items()},
             **look.metrics,
+            **self._watched(),
+            "attempt": self.gan.attempt,
             "skipped_steps": self.guard.skipped,
             **{key: round(float(value), 5) for key, value in losses.items()},
         }
         if is_main():
             self._write_snapshot(metrics, look)
-        self.save()
+        if "alarm" not in metrics:
+            if "coverage" in metrics:
+                self.collapse.note(self.state.step, metrics["coverage"])
+            self.save()
         return metrics
+
+    def _watched(self) -> dict[str, Any]:
+        """Return what the monitor says of this snapshot's samples, and the alarm, the same in every process."""
+        figures: dict[str, Any] = {}
+        if self.monitor is not None:
+            figures = self.monitor.figures()
+            # A translation begins with images of the other domain, whose spread may be as small as it likes.
+            young = self.collapse.is_young(self.state.step, self.fraction())
+            watches = self.header.translation is None and not young
+            if watches and (collapsed := self.monitor.collapsed(figures)):
+                kind = "class" if len(collapsed) == 1 else "classes"
+                figures |= {"alarm": f"collapse: {kind} {few(collapsed)}", "collapsed": collapsed}
+        if self.unwatched:
+            figures["unwatched"] = self.unwatched
+        found: dict[str, Any] = json.loads(from_main(json.dumps(figures)))
+        return found
 
     def _write_snapshot(self, metrics: dict[str, Any], look: Look) -> None:
         with self.run.metrics_path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(metrics) + "\n")
         picture = picture_grid(look.rows, look.names)
         save_picture(picture, self.run.images / f"kimg-{self._kimg:08.1f}.png")
+        if "alarm" not in metrics or not self.run.model_path.exists():  # a collapsed one only for want of another
+            self._write_model()
+
+    def _write_model(self) -> None:
         training = {**self.header.training, "kimg": self._kimg, "seconds": self.state.elapsed_s}
         save_model(self.run.model_path, self.gan.average, ModelHeader(**{**vars(self.header), "training": training}))
 

@@ -25,6 +25,7 @@ from ganaug.data import (
 from ganaug.data.domains import Domains
 from ganaug.data.geometry import PLANES
 from ganaug.data.names import count
+from ganaug.data.split import split_by_group
 from ganaug.errors import ConfigError
 from ganaug.models.device import choose_device
 from ganaug.models.translation import PACKAGE as TRANSLATORS
@@ -111,8 +112,8 @@ def make_plan(
         ConfigError: a setting or a recipe does not exist or does not fit.
     """
     given = with_length(settings or {})
-    manifest = manifest.training_part()
     asked = asked_settings(recipe, given)
+    manifest, held_out = training_side(manifest, asked)
     check_translation(asked, target=target is not None)
     domains, found = None, list[str]()
     if translates(asked):
@@ -120,7 +121,7 @@ def make_plan(
     else:
         require_trainable(manifest)
     grid, reasons = _grid(manifest, asked)
-    reasons = [*found, *reasons]
+    reasons = [*held_out, *found, *reasons]
     chosen = recipe == "auto"
     if chosen:
         images = len(manifest)
@@ -210,6 +211,22 @@ def plan_from(
         window=config.window,
     )
     return Plan(manifest, config, grid, intensity, recipe, (*reasons, f"Intensity {intensity.kind}: {why}"))
+
+
+def training_side(manifest: Manifest, config: FitConfig) -> tuple[Manifest, tuple[str, ...]]:
+    """Return what may be trained on, without the patients that ``hold_out`` leaves out, and a sentence on these.
+
+    Which patients those are depends on their names alone, not on the seed: runs of one folder leave out the same.
+    """
+    part = manifest.training_part()
+    if not config.hold_out:
+        return part, ()
+    groups = [item.group for item in part.items]
+    kept, left = split_by_group(part.labels, groups, test_fraction=config.hold_out, seed=0)
+    return part.subset(kept), (
+        f"Held out: {count(len(left), 'image')} of {count(len({groups[i] for i in left.tolist()}), 'patient')}, which "
+        "ganaug evaluate recognizes.",
+    )
 
 
 def asked_settings(recipe: str, settings: Mapping[str, Any]) -> FitConfig:

@@ -33,7 +33,15 @@ real images. 1 is as diverse as the data; near
 <tr><td>{{ class }}</td><td>{{ counts.get(class, "") }}</td><td>{{ "%.2f"|format(value) }}</td></tr>
 {% endfor %}</table>
 <h2>Over the training</h2>
-<img alt="Diversity and losses over the training" src="data:image/png;base64,{{ curves }}">
+{% if alarms %}<p>The samples of a class became one image, and the run went back to its best state:
+{{ alarms|join("; ") }}.</p>
+{% endif %}{% if "coverage" in last %}<p>Coverage: the share of real images that have a generated one in their
+neighborhood; agreement: the share of generated images that a classifier takes for their
+{{ "domain" if translates else "class" }}. The dotted lines are what real images reach. The classifier was trained on
+the training images: this watches the training, and is no evidence that the images are good.</p>
+{% elif last.unwatched %}<p>Not watched for collapse: {{ last.unwatched }}</p>
+{% endif %}<img alt="Curves over the training: {{ "coverage, agreement, " if "coverage" in last }}diversity and losses"
+src="data:image/png;base64,{{ curves }}">
 <h2>Settings</h2><pre>{{ settings }}</pre></html>
 """
 
@@ -51,6 +59,7 @@ def write_report(run: Run) -> None:
     html = page.render(
         name=run.path.resolve().name,
         last=rows[-1],
+        alarms=[row["alarm"] for row in rows if "alarm" in row],
         counts=run.config_file().get("images", {}),
         translates=config.model in TRANSLATION_MODELS,
         picture=base64.b64encode(pictures[-1].read_bytes()).decode(),
@@ -64,17 +73,38 @@ def write_report(run: Run) -> None:
 def _curves(rows: list[dict[str, Any]]) -> bytes:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    alarms = [row for row in rows if "alarm" in row]
+    rows = _last_way(rows)
+    watched = [row for row in rows if "coverage" in row]
+    figure = Figure(figsize=(9, 6 if watched else 3), layout="constrained")
+    panels = figure.subplots(2 if watched else 1, 2, squeeze=False).ravel()
     kimg = [row["kimg"] for row in rows]
-    left.plot(kimg, [row["diversity"] for row in rows], "o-", label="mean of the classes")
-    left.plot(kimg, [row["diversity_least"] for row in rows], "o-", label="least class")
-    left.set(xlabel="thousand images", ylabel="diversity over real", ylim=(0, None))
+    panels[0].plot(kimg, [row["diversity"] for row in rows], "o-", label="mean of the classes")
+    panels[0].plot(kimg, [row["diversity_least"] for row in rows], "o-", label="least class")
+    panels[0].set(xlabel="thousand images", ylabel="diversity over real", ylim=(0, None))
     for key in ("loss_d", "loss_g"):
-        right.plot(kimg, [row.get(key) for row in rows], "o-", label=key)
-    right.set(xlabel="thousand images", ylabel="loss at the snapshot")
-    for axes in (left, right):
+        panels[1].plot(kimg, [row.get(key) for row in rows], "o-", label=key)
+    panels[1].set(xlabel="thousand images", ylabel="loss at the snapshot")
+    for axes, key in zip(panels[2:], ("coverage", "agreement"), strict=bool(watched)):
+        seen = [row["kimg"] for row in watched]
+        axes.plot(seen, [row[key] for row in watched], "o-", label="mean of the classes")
+        axes.plot(seen, [row[f"{key}_least"] for row in watched], "o-", label="least class")
+        if f"{key}_real" in watched[-1]:
+            axes.axhline(watched[-1][f"{key}_real"], color="0.5", linestyle=":", label="real images, mean")
+        axes.set(xlabel="thousand images", ylabel=key, ylim=(0, 1.02))
+    for axes in panels:
+        for row in alarms:
+            axes.axvline(row["kimg"], color="tab:red", linestyle="--", label="collapse" if row is alarms[0] else None)
         axes.legend(frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()
+
+
+def _last_way(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the snapshots on the way to the last one: where the run went back, those that it left behind are out."""
+    kept: list[dict[str, Any]] = []
+    for row in rows:
+        kept = [before for before in kept if before["kimg"] < row["kimg"] and "alarm" not in before]
+        kept.append(row)
+    return kept

@@ -45,6 +45,11 @@ class Run:
         return self.path / "metrics.jsonl"
 
     @property
+    def monitor_path(self) -> Path:
+        """What the monitor watches, and what real images would be told."""
+        return self.path / "monitor.json"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the full states."""
         return self.path / "checkpoints"

@@ -353,7 +353,7 @@ def test_the_other_site_is_scored_beside_and_its_images_are_translated_to(data: 
     assert set(found["parts"]) == {"val", "test", "site"}
     assert found["other_site"]["treatment"] == found["verdict"]["treatment"] == "site"
     assert found["parts"]["site"]["images"] == {"eight": 14, "three": 30}
-    other = write_digits(tmp_path / "another", {"x": 30}, first=20) / "x"
+    other = write_digits(tmp_path / "another", {"x": 30}, first=150) / "x"
     with pytest.raises(ConfigError, match="the other site's images"):
         again(data, tmp_path / "out", settings, test=site, target=other)
 

@@ -466,3 +466,19 @@ def test_ctrl_c_in_a_terminal_ends_with_a_command_that_finishes_the_run(shapes: 
     assert done.returncode == 0, done.stderr
     assert _kimg(Run(out)) == sorted(set(_kimg(Run(out))))
     assert _kimg(Run(out))[-1] == 0.8
+
+
+def test_held_out_patients_stay_out_of_the_training_and_are_the_same_for_every_seed(tmp_path: Path) -> None:
+    folder = write_shapes(tmp_path / "data", {"disk": 20, "ring": 10})
+    everything = {sha256_file(path) for path in folder.rglob("*.png")}
+    trained = []
+    for seed in (0, 1):
+        run = fit(folder, tmp_path / str(seed), hold_out=0.3, seed=seed, **{**SHORT, "kimg": 0.03})
+        trained.append({entry["sha256"] for entry in run.train_manifest()["files"]})
+    assert trained[0] == trained[1]
+    assert trained[0] < everything
+    assert len(everything - trained[0]) == 9
+    again = fit(folder, tmp_path / "0", resume=True)
+    assert {entry["sha256"] for entry in again.train_manifest()["files"]} == trained[0]
+    with pytest.raises(ConfigError, match="hold_out"):
+        fit(folder, tmp_path / "2", hold_out=1.0, **SHORT)

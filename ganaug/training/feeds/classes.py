@@ -13,7 +13,7 @@ from ganaug.distributed import rank, world_size
 from ganaug.models import grids
 from ganaug.models.latents import latents_for
 from ganaug.training.batches import BalancedBatches, DeviceImages
-from ganaug.training.feeds import PICTURED, WATCHED, Look, one_plane
+from ganaug.training.feeds import PICTURED, WATCHED, Look, Real, See, one_plane, unseen
 from ganaug.training.guards import class_diversity, pairwise_distance
 
 
@@ -29,7 +29,7 @@ class ClassFeed:
     def __init__(
         self, images: DeviceImages, labels: np.ndarray, *, config: FitConfig, classes: tuple[str, ...]
     ) -> None:
-        self.images, self.config, self.classes = images, config, classes
+        self.images, self.labels, self.config, self.classes = images, labels, config, classes
         self.batches = BalancedBatches(labels, power=config.class_power, seed=config.seed)
         self.shape = tuple(images.images.shape[1:])
         self.real_distances = np.array(
@@ -40,10 +40,15 @@ class ClassFeed:
         positions = self.batches.batch(step, self.config.batch)
         return self.images.batch(np.split(positions, world_size())[rank()])
 
-    def look(self, gan: Any) -> Look:
+    @property
+    def real(self) -> Real:
+        return Real(lambda positions: self.images.batch(positions)[0], self.labels, self.classes, self.shape)
+
+    def look(self, gan: Any, see: See = unseen) -> Look:
         ratios, rows = np.empty(len(self.classes)), []
         for c in range(len(ratios)):  # one class at a time: many volumes may not fit into memory together
             fakes = self._watched(gan, c)
+            see(c, fakes)
             ratios[c] = class_diversity(fakes, torch.zeros(WATCHED), self.real_distances[c : c + 1])[0]
             if c < PICTURED[0]:
                 rows.append(one_plane(fakes[: PICTURED[1]]).numpy())

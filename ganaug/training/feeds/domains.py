@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +22,7 @@ from ganaug.training.batches import (
     class_probabilities,
     derived_seed,
 )
-from ganaug.training.feeds import PICTURED, WATCHED, Look, one_plane
+from ganaug.training.feeds import PICTURED, WATCHED, Look, Real, See, evenly, one_plane, unseen
 from ganaug.training.guards import pairwise_distance
 
 
@@ -110,20 +109,25 @@ class DomainFeed:
         labels = domains.labels if matches_classes(domains, config) else np.zeros(len(domains.of), dtype=np.int64)
         self.labels = labels
         self.batches = MatchedBatches(domains.of, labels, power=config.class_power, seed=config.seed)
-        self.watched = [_spread(np.flatnonzero(domains.of == d)) for d in range(len(domains.names))]
+        self.watched = [evenly(np.flatnonzero(domains.of == d), WATCHED) for d in range(len(domains.names))]
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         positions = np.split(self.batches.batch(step, self.config.batch), world_size())[rank()]
         columns = (torch.from_numpy(values[positions]) for values in (self.domains.of, self.labels))
         return (self.images.batch(positions), *columns)
 
-    def look(self, gan: Any) -> Look:
+    @property
+    def real(self) -> Real:
+        return Real(self.images.batch, self.domains.of, self.domains.names, self.images.shape)
+
+    def look(self, gan: Any, see: See = unseen) -> Look:
         count, names = len(self.domains.names), self.domains.names
         rows, titles, cycles, changes, diversity = [], [], [], [], {}
         for source in range(count):
             target = (source + 1) % count
             real = self.images.batch(self.watched[source])
             made = _translated(gan, real, target)
+            see(target, made)
             back = _translated(gan, made, source)
             cycles.append(float((back - real).abs().mean()))
             changes.append(float((made - real).abs().mean()))
@@ -144,7 +148,7 @@ class PairFeed:
         self.images, self.pairs, self.translation, self.config = images, domains.pairs, translation, config
         zeros = np.zeros(len(self.pairs), dtype=np.int64)
         self.batches = BalancedBatches(zeros, power=1, seed=config.seed)
-        self.watched = self.pairs[_spread(np.arange(len(self.pairs)))]
+        self.watched = self.pairs[evenly(np.arange(len(self.pairs)), WATCHED)]
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
         rows = np.split(self.batches.batch(step, self.config.batch // 2), world_size())[rank()]
@@ -153,7 +157,10 @@ class PairFeed:
     def _images(self, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
         return self.images.batch(pairs[:, 0]), self.images.batch(pairs[:, 1])
 
-    def look(self, gan: Any) -> Look:
+    real = None
+    """The truth is at hand: the distance to it says more than coverage."""
+
+    def look(self, gan: Any, see: See = unseen) -> Look:
         return _look_at_pairs(gan, self._images(self.watched), self.translation)
 
 
@@ -165,7 +172,7 @@ class DegradedFeed:
         self.degrade = parse_degrade(translation.degrade)
         zeros = np.zeros(len(domains.of), dtype=np.int64)
         self.batches = BalancedBatches(zeros, power=1, seed=config.seed)
-        self.watched = _spread(np.arange(len(zeros)))
+        self.watched = evenly(np.arange(len(zeros)), WATCHED)
         strength = profile(config.augment)
         self.moves = replace(strength, brightness=0, contrast=0, depth_gain=0, saturation=0, hue_deg=0)
         self.random = torch.Generator(images.device)
@@ -182,7 +189,10 @@ class DegradedFeed:
         keys = torch.from_numpy(step * of + mine)
         return self.degrade(original, keys), original
 
-    def look(self, gan: Any) -> Look:
+    real = None
+    """As of `PairFeed`."""
+
+    def look(self, gan: Any, see: See = unseen) -> Look:
         original = self.images.batch(self.watched)
         degraded = self.degrade(original, torch.arange(len(original)))
         return _look_at_pairs(gan, (degraded, original), self.translation)
@@ -216,9 +226,3 @@ def _translated(gan: Any, images: Tensor, target: int) -> Tensor:
     """Translate a few at a time: many volumes may not fit into memory together."""
     parts = images.split(4) if images.ndim == 5 else [images]
     return torch.cat([gan.translate(part, torch.full((len(part),), target)).clone() for part in parts])
-
-
-def _spread(positions: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return up to `WATCHED` positions, evenly from all: files of one patient stand side by side."""
-    wanted = np.linspace(0, len(positions) - 1, min(WATCHED, len(positions))).round().astype(np.int64)
-    return np.asarray(positions)[wanted]
