@@ -157,3 +157,17 @@ def test_the_discriminator_sees_real_images_of_the_fakes_domain_beside_them() ->
     domains, targets = torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([1, 0, 1, 0, 1, 0])
     real = torch.tensor([0.0, 10.0, 1.0, 11.0, 2.0, 12.0])[:, None]
     assert cyclegan._beside(real, domains, targets)[:, 0].tolist() == [10, 0, 11, 1, 12, 2]
+
+
+def test_the_mask_is_open_at_first_and_its_penalty_comes_later() -> None:
+    """At first nothing is changed: a penalty would shut the mask before there is anything to let through."""
+    gan = _gan("cyclegan", 2, "class")
+    images = _batch(gan, 0)[0]
+    made, mask = gan.net.route(images, 1)
+    assert torch.equal(made, images)
+    assert mask is not None
+    assert float(mask.detach().mean()) > 0.8
+    assert float(gan.step(*_batch(gan, 0), 0, 0.0)["loss_mask"]) == 0
+    penalties = [float(gan.step(*_batch(gan, 1), 1, progress)["loss_mask"]) for progress in (0.25, 0.5, 1.0)]
+    assert 0 < penalties[0] < 0.7 * penalties[1]
+    assert penalties[2] == pytest.approx(penalties[1], rel=0.3)

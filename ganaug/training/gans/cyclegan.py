@@ -82,7 +82,8 @@ class GAN(TranslationGAN):
         if config.gradient_weight:
             parts["gradient"] = config.gradient_weight * gradient_consistency(images, fakes).mean()
         if mask is not None:
-            parts["mask"] = config.mask_weight * mask[: len(images)].mean()
+            # From 0 on: at first nothing is changed, and the penalty alone would shut the mask for good.
+            parts["mask"] = min(1.0, 2 * progress) * config.mask_weight * mask[: len(images)].mean()
         loss = torch.stack([*parts.values()]).sum()
         (loss * share).backward()
         values |= {f"loss_{name}": value.detach() * share for name, value in parts.items()}
