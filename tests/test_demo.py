@@ -19,8 +19,8 @@ from ganaug.cli import main
 from ganaug.data import scan
 from ganaug.demo import RARE, write_digits
 from ganaug.errors import LeakError
-from ganaug.evaluation.leak import refuse_leak
 from ganaug.evaluation.arms import ARMS
+from ganaug.evaluation.leak import refuse_leak
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ class Generator(nn.Module):
             self.reach += step + step // 2 + step + step
         with torch.no_grad():
             self.output.weight.mul_(0.0 if residual else 0.5)
-            if self.masked:
+            if self.masked and self.output.bias is not None:
                 # Open, or the changes that the mask lets through are too faint to be learned before it is shut.
                 self.output.bias[-1] = 2.0
 
