@@ -227,9 +227,34 @@ def fit(
         f"Diversity within {'domains' if translates(run.config()) else 'classes'} {last.get('diversity', 0):.2f} of "
         "the real images' (1 is as diverse, more is noise; "
         f"least: {last.get('diversity_least_class')!r} {last.get('diversity_least', 0):.2f}).\n"
+        f"{_changed(last)}{_unwatched(last)}"
         f"Next: {_next(run, data)}"
     )
     show({"run": str(run.path), "model": str(run.model_path), "metrics": last}, json_, text)
+
+
+_LEAST_CHANGED = 1.0
+"""Percent of the gray range below which a translation is taken for none."""
+
+
+def _changed(last: Mapping[str, Any]) -> str:
+    """Return how far translations are from their sources, and a warning where that is next to nothing."""
+    if "changed_least" not in last:
+        return ""
+    mean, least = (100 * float(last[key]) / 2 for key in ("changed", "changed_least"))
+    told = (
+        f"Translations differ from their sources by {mean:.1f} % of the gray range (least direction {least:.1f} %).\n"
+    )
+    if least >= _LEAST_CHANGED:
+        return told
+    return told + (
+        "Warning: that is next to nothing. Such images are their sources under another name, however good their "
+        "diversity looks: train for longer, and look at them (ganaug twins, or the report).\n"
+    )
+
+
+def _unwatched(last: Mapping[str, Any]) -> str:
+    return f"Not watched for collapse. {last['unwatched']}\n" if "unwatched" in last else ""
 
 
 def _next(run: Run, data: Path) -> str:
@@ -237,6 +262,11 @@ def _next(run: Run, data: Path) -> str:
     from ganaug.models.modelfile import read_header
 
     translation = read_header(run.model_path).translation if run.model_path.exists() else None
+    if translation is None and run.config().hold_out:
+        return (
+            f"ganaug evaluate {run.path} --real {data} --out DIR, then ganaug sample {run.path} --balance {data} "
+            "--out DIR"
+        )
     if translation is None:
         return (
             f"ganaug preview {run.path} --real {data} --out LOOK.png, then ganaug sample {run.path} --balance {data} "

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ganaug.cli.options import FOLDER, as_json, grouped, on_device, overwriting, show
+
+if TYPE_CHECKING:
+    from ganaug.sampling.translator import Translator
 
 
 @click.command(short_help="Turn real images into another class, site or contrast.")
@@ -104,7 +107,7 @@ def translate(
             "seed": seed,
             "model_sha256": gan.model_sha256,
         }
-        show(summary, json_, f"{len(bank)} images translated to {to} (bank) in {out}")
+        show(summary, json_, f"{len(bank)} images translated to {to} (bank) in {out}{_unjudged(gan, run, to)}")
         return
     summary = translate_files(
         gan,
@@ -121,4 +124,12 @@ def translate(
     text = f"{summary['images']} images translated to {to} ({', '.join(summary['formats'])}) in {out}"
     if summary["kept"]:
         text += f"\n{summary['kept']} of them were there already."
+    text += _unjudged(gan, run, to)
     show(summary, json_, "\n".join([text, *summary["left_out"]]))
+
+
+def _unjudged(gan: Translator, run: Path, to: str) -> str:
+    """Return what is to be said of images that were given another label."""
+    if gan.rule != "class":
+        return ""
+    return f"\nNobody has judged whether they show {to}: ganaug twins {run} DATA --to {to} --out DIR."

@@ -21,32 +21,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, norm, rankdata
 
 from ganaug.data.names import count
-from ganaug.errors import ConfigError
 from ganaug.evaluation.distances import Interval
-from ganaug.evaluation.memorization import (
+from ganaug.evaluation.exchangeability import by_unit, class_medians, runs_p
+from ganaug.evaluation.spaces import Features, Space, feature_spaces, image_spaces
+from ganaug.evaluation.three_sets import (
     FALSE_ALARM_RATE,
     HELD_OUT,
     MIN_HELD_OUT,
-    SYNTHETIC,
     TRAINING,
-    Features,
     Ints,
-    Space,
-    by_unit,
-    feature_spaces,
     image_sets,
-    image_spaces,
     label_arrays,
-    runs_p,
+    require_rate,
     unit_codes,
 )
+
+AttackName: TypeAlias = Literal["nearest", "calibrated"]
 
 RATES = (0.01, 0.05)
 """False-positive rates at which the true-positive rate is told."""
@@ -76,7 +73,7 @@ class Attack:
     """One attack in one space."""
 
     space: str
-    attack: Literal["nearest", "calibrated"]
+    attack: AttackName
     auc: Interval
     """DeLong et al. 1988, with whole patients as clusters (Obuchowski 1997), on the logit scale."""
     p: float
@@ -149,10 +146,7 @@ def membership(
         DataError: shapes that do not fit each other, values that are not finite, or an empty set.
         LeakError: training and held-out images share a patient.
     """
-    if not 0 < false_alarm_rate < 0.5:
-        raise ConfigError(
-            f"A false-alarm rate of {false_alarm_rate:g} was given; more than 0 and less than .5 is wanted."
-        )
+    require_rate(false_alarm_rate)
     sets = image_sets(synthetic, training, held_out)
     codes = unit_codes(sets, groups)
     classes = label_arrays(sets, labels)
@@ -170,9 +164,7 @@ def membership(
     quarters = _quarters(codes[1], np.random.default_rng(seed))
     attacks = []
     for space in image_spaces(sets) + feature_spaces(sets, features):
-        scorer = _Scorer(space, classes)
-        for name in ("nearest", "calibrated"):
-            folds, control = scorer.folds(name, quarters)
+        for name, (folds, control) in _Scorer(space, classes).folds(quarters).items():
             auc, above = _auc(folds, codes)
             p = min(1.0, 2 * min(above, _few_p(folds, codes)))
             control_auc, above = _auc(control, codes)
@@ -188,40 +180,48 @@ class _Scorer:
     def __init__(self, space: Space, classes: tuple[Ints, Ints, Ints] | None) -> None:
         self.space, self.classes = space, classes
 
-    def folds(self, attack: str, quarters: Sequence[Ints]) -> tuple[list[_Fold], list[_Fold]]:
-        """Return the folds of an attack and of its control, where real images stand for the synthetic ones."""
+    def folds(self, quarters: Sequence[Ints]) -> dict[AttackName, tuple[list[_Fold], list[_Fold]]]:
+        """Return the folds of each attack and of its control, where real images stand for the synthetic ones."""
         halves = [np.concatenate(quarters[:2]), np.concatenate(quarters[2:])]
-        if attack == "nearest":
-            real = [self._fold(None, np.concatenate(halves))]
-            control = [self._fold(None, halves[1 - side], bank=halves[side]) for side in (0, 1)]
-        else:
-            real = [self._fold(halves[side], halves[1 - side]) for side in (0, 1)]
-            control = [self._fold(quarters[2 * side + 1], halves[1 - side], bank=quarters[2 * side]) for side in (0, 1)]
-        return real, control
+        everyone = np.concatenate(halves)
+        near = self.space.to_synthetic()
+        nearest, calibrated = [self._fold(near[self._rows(everyone)], everyone)], []
+        nearest_control, calibrated_control = [], []
+        for side in (0, 1):
+            tested = halves[1 - side]
+            bank, reference = quarters[2 * side], quarters[2 * side + 1]
+            calibrated.append(self._fold(near[self._rows(tested)], tested, reference=halves[side]))
+            nearest_control.append(self._fold(self._distance(halves[side], tested), tested))
+            calibrated_control.append(self._fold(self._distance(bank, tested), tested, reference=reference))
+        return {"nearest": (nearest, nearest_control), "calibrated": (calibrated, calibrated_control)}
 
-    def _fold(self, reference: Ints | None, tested: Ints, *, bank: Ints | None = None) -> _Fold:
-        """Return the scores of all members and of the tested non-members."""
-        near = self._distance((SYNTHETIC, np.s_[:]) if bank is None else (HELD_OUT, bank), tested)
+    def _fold(self, near: NDArray[np.float64], tested: Ints, *, reference: Ints | None = None) -> _Fold:
+        """Return the scores of all members and of the tested non-members from their distances to a bank."""
         known = near[near > 0]
         floor = 1e-3 * float(np.median(known)) if len(known) else 1.0
         scores = -np.log(near + floor)
         if reference is not None:
-            scores += np.log(self._distance((HELD_OUT, reference), tested, k=_REFERENCE_NEIGHBORS) + floor)
-        n = len(scores) - len(tested)
+            scores += np.log(self._distance(reference, tested, k=_REFERENCE_NEIGHBORS) + floor)
+        label = None
         if self.classes is not None:
             label = np.concatenate([self.classes[TRAINING], self.classes[HELD_OUT][tested]])
-            for value in np.unique(label):
-                scores[label == value] -= np.median(scores[label == value])
+        scores -= class_medians(scores, label)
+        n = len(scores) - len(tested)
         return _Fold(scores[:n], scores[n:], tested)
 
-    def _distance(self, bank: tuple[int, Any], tested: Ints, *, k: int = 1) -> NDArray[np.float64]:
-        """Return the distance of members and of tested non-members to the k-th nearest image of a bank."""
+    def _rows(self, tested: Ints) -> Ints:
+        """Return where members and tested non-members stand among all real images."""
+        n = len(self.space.points[TRAINING])
+        return np.concatenate([np.arange(n), n + tested])
+
+    def _distance(self, bank: Ints, tested: Ints, *, k: int = 1) -> NDArray[np.float64]:
+        """Return the distance of members and of tested non-members to the k-th nearest of some held-out images."""
 
         def parts(arrays: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-            return arrays[bank[0]][bank[1]], arrays[TRAINING], arrays[HELD_OUT][tested]
+            return arrays[HELD_OUT][bank], arrays[TRAINING], arrays[HELD_OUT][tested]
 
         space = Space(self.space.name, parts(self.space.points), self.space.grids and parts(self.space.grids))
-        return np.concatenate([space.nearest(side, SYNTHETIC, k=k)[1][:, -1] for side in (TRAINING, HELD_OUT)])
+        return space.to_synthetic(k=k)
 
 
 def _quarters(codes: Ints, rng: np.random.Generator) -> list[Ints]:

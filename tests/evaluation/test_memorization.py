@@ -8,17 +8,11 @@ from scipy.stats import hypergeom
 from sklearn.datasets import load_digits
 
 from ganaug.errors import ConfigError, DataError, LeakError
-from ganaug.evaluation import memorization as room
-from ganaug.evaluation.memorization import (
-    SYNTHETIC,
-    TRAINING,
-    Memorization,
-    image_sets,
-    image_spaces,
-    memorization,
-    outliers_p,
-    runs_p,
-)
+from ganaug.evaluation.copy_figures import SpaceResult
+from ganaug.evaluation.exchangeability import outliers_p, runs_p
+from ganaug.evaluation.memorization import MIN_HELD_OUT, Memorization, memorization
+from ganaug.evaluation.spaces import image_spaces
+from ganaug.evaluation.three_sets import SYNTHETIC, TRAINING, image_sets
 
 DIGITS = load_digits()
 
@@ -79,7 +73,7 @@ Change = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 CHANGES = [exact, noisy, shifted, mirrored, brighter]
 
 
-def aligned(found: Memorization) -> room.SpaceResult:
+def aligned(found: Memorization) -> SpaceResult:
     return next(result for result in found.spaces if result.space == "aligned")
 
 
@@ -102,6 +96,19 @@ def test_copies_among_a_few_percent_of_the_sample_are_found_and_listed(source: s
     listed = set(aligned(found).near_copies)
     assert len(listed & set(range(40, 65))) >= 20
     assert len(listed - set(range(40, 65))) <= 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_images_that_occur_twice_in_the_data_are_no_sign_of_copying(seed: int) -> None:
+    """Twins land on the training side by chance, and none by chance on the held-out side."""
+    rng = np.random.default_rng(seed)
+    drawn = blobs(rng, 900)
+    drawn[rng.permutation(900)[:36]] = drawn[rng.permutation(900)[:36]]
+    synthetic, training, held_out = np.split(drawn, (300, 750))
+    found = memorization(synthetic, training, held_out)
+    assert found.word == "no alarm", found.sentence
+    copied = memorization(exact(rng, training[:60]), training, held_out)
+    assert copied.word == "alarm"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -184,7 +191,7 @@ def test_with_few_held_out_images_nothing_is_said_but_how_many_are_wanted() -> N
     assert found.word == "cannot tell"
     assert not found.evidence
     assert "20 held-out images" in str(found)
-    assert f"at least {room.MIN_HELD_OUT}" in str(found)
+    assert f"at least {MIN_HELD_OUT}" in str(found)
     assert "100 synthetic images are exact copies" in str(found)
 
 

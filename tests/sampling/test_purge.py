@@ -168,7 +168,7 @@ def test_a_patient_nobody_can_know_is_an_error_and_one_nobody_has_is_none(
     with pytest.raises(DataError, match="--data DATA"):
         purge(tmp_path / "bank", ID)
     SyntheticBank.translate(open_translator(run), tmp_path / "other", data, to="ring")
-    assert "No image here goes back to the patient" in str(purge(tmp_path / "other", "somebody else"))
+    assert "No image here goes back to a patient of this ID" in str(purge(tmp_path / "other", "somebody else"))
 
 
 def np_pair(manifest: Manifest, data: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -136,7 +136,11 @@ class DomainFeed:
             for title, images in ((names[source], real), (f"to {names[target]}", made), ("and back", back)):
                 rows.append(one_plane(images[: PICTURED[1]].cpu()).numpy())
                 titles.append(title)
-        metrics = {"cycle": round(float(np.mean(cycles)), 5), "changed": round(float(np.mean(changes)), 5)}
+        metrics = {
+            "cycle": round(float(np.mean(cycles)), 5),
+            "changed": round(float(np.mean(changes)), 5),
+            "changed_least": round(min(changes), 5),
+        }
         return Look({name: diversity[name] for name in names}, rows[: PICTURED[0]], titles[: PICTURED[0]], metrics)
 
 
