@@ -117,8 +117,8 @@ class Purge:
         if not (self.direct or self.by_model or self.unknown):
             lines.append(
                 "No image here goes back to a patient of this ID. Only an ID as it was taken for the training is "
-                "found: the group column of metadata.csv, what --group-regex captured (of p0001_3.png perhaps 0001 and not "
-                "p0001), or a DICOM file's patient."
+                "found: the group column of metadata.csv, what --group-regex captured (of p0001_3.png perhaps 0001 "
+                "and not p0001), or a DICOM file's patient."
             )
         return "\n".join([*lines, *self.notes])
 
