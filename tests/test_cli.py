@@ -19,7 +19,7 @@ from ganaug.sampling import SyntheticBank
 from ganaug.training.run import Run
 from tests.tiny import write_shapes
 
-COMMANDS = ["inspect", "fit", "sample", "translate", "twins", "preview", "demo"]
+COMMANDS = ["inspect", "fit", "sample", "translate", "twins", "preview", "trace", "purge", "evaluate", "study", "demo"]
 QUICK = ["--recipe", "smoke", "--kimg", "0.1", "--set", "batch=8", "--set", "widths=[8]", "--set", "group_width=4"]
 
 
