@@ -24,6 +24,7 @@ from ganaug.evaluation.trials import Images
 from ganaug.mixing import SyntheticMixDataset
 from ganaug.training.fit import fit
 from ganaug.training.run import Run
+from tests.browser import check_page, opened
 from tests.evaluation.banks import digits
 from tests.tiny import SETTINGS
 
@@ -133,7 +134,15 @@ def test_the_verdict_file_holds_all_that_was_found(finished: Path, data: Path) -
     images = {part: found["parts"][part]["images"] for part in ("val", "test")}
     assert {name: found["train_images"][name] + images["val"][name] + images["test"][name] for name in COUNTS} == COUNTS
     assert found["parts"]["test"]["groups"] == sum(images["test"].values()) // 2
-    assert (finished / "report.html").stat().st_size > 0
+
+
+def test_the_page_renders_says_the_verdict_first_and_fits_a_phone(finished: Path, tmp_path: Path) -> None:
+    page = finished / "report.html"
+    check_page(page.read_text())
+    measure = "document.title = `wide ${document.documentElement.scrollWidth - innerWidth}`;"
+    found = opened(page, tmp_path, script=measure, width=500)
+    assert "<title>wide 0</title>" in found or "<title>wide -" in found
+    assert found.index("Verdict:") < found.index("<h2>")
 
 
 def test_a_generator_knows_the_training_part_alone_and_no_patient_is_on_two_sides(finished: Path, data: Path) -> None:
