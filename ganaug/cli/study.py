@@ -31,7 +31,7 @@ from ganaug.cli.options import FOLDER, as_json, grouped, on_device, overwriting,
               help="Your own network: a function (shape, classes) -> torch.nn.Module.")  # fmt: skip
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=None, metavar="RATE",
               show_default="0.01, or 0.001 with --model", help="Learning rate of AdamW.")  # fmt: skip
-@click.option("--size", default=None, metavar="HxW[xD]", show_default="as ganaug fit", help="Size of the images.")
+@click.option("--size", default=None, metavar="HxW|DxHxW", show_default="as ganaug fit", help="Size of the images.")
 @click.option("--test", type=FOLDER, default=None, metavar="B", help="Score on another site's labelled folder too.")
 @click.option("--target", type=FOLDER, default=None, metavar="B",
               help="Another site's images, labelled or not, for the arm 'site'.")  # fmt: skip
