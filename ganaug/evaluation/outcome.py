@@ -206,17 +206,21 @@ class StudyOutcome:
             "correction; the intervals do not have this limit."
         ]
 
-    def table(self, part: str = "test") -> str:
-        """Return a plain text table of an arm a row: means over the seeds in %, and the difference in points."""
+    def rows(self, part: str) -> list[list[str]]:
+        """Return the cells of a table, a row an arm below the head: means over the seeds in %, difference in points."""
         comparisons = self.comparisons(part)
         rows = [["arm", *(measure.title for measure in MEASURES.values()), "difference [95 %]", "p (Holm)"]]
         for arm in self.arms:
-            values = self.scores(part, arm)
-            row = [FOLDER_ARMS[arm].title, *(f"{100 * values[name].mean():.1f}" for name in MEASURES)]
+            values, last = self.scores(part, arm), ["reference", ""]
             if arm in comparisons:
                 mean, low, high = comparisons[arm]["points"]["balanced_accuracy"]
-                row += [f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]", f"{comparisons[arm]['p_holm']:.2f}"]
-            rows.append([*row, *["reference", ""][: len(rows[0]) - len(row)]])
+                last = [f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]", f"{comparisons[arm]['p_holm']:.2f}"]
+            rows.append([FOLDER_ARMS[arm].title, *(f"{100 * values[name].mean():.1f}" for name in MEASURES), *last])
+        return rows
+
+    def table(self, part: str = "test") -> str:
+        """Return a plain text table of an arm a row: means over the seeds in %, and the difference in points."""
+        rows = self.rows(part)
         widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         there = self.parts[part]

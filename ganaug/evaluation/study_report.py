@@ -12,7 +12,7 @@ import numpy as np
 from ganaug.data.pictures import picture_grid
 from ganaug.evaluation.arms import FOLDER_ARMS
 from ganaug.evaluation.outcome import StudyOutcome
-from ganaug.evaluation.scores import MEASURES, SPECIFICITY
+from ganaug.evaluation.scores import SPECIFICITY
 from ganaug.evaluation.study_parts import StudyParts
 from ganaug.files import write_atomic
 from ganaug.pages import inline_png, inline_svg, render
@@ -60,22 +60,12 @@ def write_study_report(
 
 
 def _table(outcome: StudyOutcome, part: str) -> dict[str, Any]:
-    comparisons = outcome.comparisons(part)
-    rows = []
-    for arm in outcome.arms:
-        values = outcome.scores(part, arm)
-        row = [FOLDER_ARMS[arm].title, *(f"{100 * values[name].mean():.1f}" for name in MEASURES)]
-        if arm in comparisons:
-            mean, low, high = comparisons[arm]["points"]["balanced_accuracy"]
-            row += [f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]", f"{comparisons[arm]['p_holm']:.2f}"]
-        else:
-            row += ["reference", ""]
-        rows.append(row)
+    head, *rows = outcome.rows(part)
     there = outcome.parts[part]
     patients = "" if there.groups is None else f" of {len(set(there.groups))} patients"
     return {
         "caption": f"{_PARTS[part].capitalize()}: {len(there.labels)}{patients}",
-        "head": ["arm", *(measure.title for measure in MEASURES.values()), "difference [95 %]", "p"],
+        "head": head,
         "rows": rows,
     }
 
