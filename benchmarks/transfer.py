@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--skew", type=float, default=1.0, help="share of B's images kept in every second class")
     parser.add_argument("--recipe", default="auto")
     parser.add_argument("--minutes", type=float, default=10.0, help="CPU minutes of each translation's training")
-    parser.add_argument("--gans", type=int, default=2, help="translations of each pair of sites")
+    parser.add_argument("--gans", type=int, default=2, help="translations of each pair of sites; 0: the others")
     parser.add_argument("--seeds", type=int, default=8, help="classifiers of each arm")
     parser.add_argument("--steps", type=int, default=600, help="optimizer steps of each classifier")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
@@ -93,7 +93,7 @@ def _jobs(options: argparse.Namespace, results: Path) -> Iterator[tuple[list[Job
         "settings": options.settings, "recipe": options.recipe, "minutes": options.minutes, "skew": options.skew,
         "steps": options.steps, "gans": options.gans, "model": "cyclegan", "scratch": str(options.scratch),
     }  # fmt: skip
-    if not options.reuse:
+    if not options.reuse and options.gans:
         yield [
             {**shared, "kind": "gan", "set": name, "scanner": scanner, "seed": seed}
             for name in options.sets for scanner in options.scanners for seed in range(options.gans)
@@ -132,13 +132,13 @@ def _classify(job: Job) -> Iterator[dict[str, Any]]:
     shared: dict[str, nn.Module] = {}
     for scanner in job["scanners"]:
         sites = two_sites(images, SCANNERS[scanner], skew=job["skew"])
-        translated = np.load(_kept(job, scanner, job["seed"] % job["gans"]))
+        translated = np.load(_kept(job, scanner, job["seed"] % job["gans"])) if job["gans"] else None
         for arm, model, test in _arms(sites, translated, job["steps"], job["seed"], shared):
             yield {"scanner": scanner, "arm": arm, **scored(model, test, sites.test_labels)}
 
 
 def _arms(
-    sites: Sites, translated: np.ndarray, steps: int, seed: int, shared: dict[str, nn.Module]
+    sites: Sites, translated: np.ndarray | None, steps: int, seed: int, shared: dict[str, nn.Module]
 ) -> Iterator[tuple[str, nn.Module, np.ndarray]]:
     """Yield each arm's name, trained classifier, and the test images that it gets."""
     to_b, to_a = pooled_curve(sites.a, sites.b), pooled_curve(sites.b, sites.a)
@@ -154,6 +154,8 @@ def _arms(
     yield "matched each", shared["strong"], matched_each(sites.test_b, sites.a)
     yield "norm", with_statistics_of(shared["strong"], sites.b), sites.test_b
     for arm, images in (("matched", to_b[sites.a]), ("translated", translated)):
+        if images is None:
+            continue
         yield arm, trained(*a, **same, added=(images, sites.a_labels)), sites.test_b
     yield "oracle", trained(*b, **same), sites.test_b
 
