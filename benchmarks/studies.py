@@ -28,7 +28,7 @@ from PIL import Image
 
 from ganaug.data import split_three
 
-Row = tuple[str, str, str]
+Row = tuple[str, str, str, str]
 KEEP = {"pneumoniamnist": {"normal": 60, "pneumonia": 600}, "bccd_cells": {"Platelets": 20}}
 
 
@@ -70,7 +70,7 @@ def write_cut(name: str, root: Path) -> None:
     rows = _pneumonia(root) if name == "pneumoniamnist" else _cells(root)
     # Last, so that a folder without it is known as not complete.
     with (root / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("file", "split", "group"), *rows])
+        csv.writer(file).writerows([("file_name", "label", "split", "group"), *rows])
 
 
 def _pneumonia(root: Path) -> list[Row]:
@@ -111,7 +111,7 @@ def _written(image: Image.Image, name: str, part: str, root: Path, group: str | 
     """Write an image as PNG; return its row of the table. Without a group it is one of its own."""
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     image.save(root / name)
-    return name, part, name if group is None else group
+    return name, name.split("/")[0], part, name if group is None else group
 
 
 if __name__ == "__main__":
