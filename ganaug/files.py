@@ -7,15 +7,24 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ganaug.errors import ConfigError, GanaugError
 
+if sys.platform != "win32":
+    import fcntl
+
 MARKER = ".ganaug"
 """An empty file in every folder that ganaug created; only such a folder may be replaced by ``--overwrite``."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a disk, or a share of it, that is full."""
+
+_TEMPORARY = ".tmp"
 
 
 def sha256_file(path: Path) -> str:
@@ -40,7 +49,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     The bytes go to a temporary neighbour, are flushed to the disk, and replace `path` in one rename.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         with temporary.open("wb") as stream:
             stream.write(data)
@@ -51,6 +60,32 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_dir(path.parent)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a file, whole or not at all where the disk is full."""
+    with path.open("ab") as stream:
+        before = stream.tell()
+        try:
+            stream.write(f"{text}\n".encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(stream.fileno(), before)
+            raise
+
+
+def drop_temporaries(folder: Path) -> None:
+    """Remove what `write_atomic` left in `folder` and below when its process was killed. Nobody else may write there.
+
+    Symbolic links are not followed.
+    """
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.startswith(".") and name.endswith(_TEMPORARY):
+                with suppress(OSError):
+                    Path(place, name).unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -75,7 +110,7 @@ def check_output(folder: Path, *, overwrite: bool = False, options: str = "--ove
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"The output {folder} is a file; a folder was wanted. Choose another path.")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or all(path.name == MARKER and path.is_file() for path in folder.iterdir()):
         return
     if not overwrite:
         raise ConfigError(
@@ -108,11 +143,52 @@ def prepare_output(folder: Path, *, overwrite: bool = False, options: str = "--o
         ConfigError: `folder` is a file, or is not empty and may not be replaced.
     """
     check_output(folder, overwrite=overwrite, options=options)
-    if folder.is_dir() and any(folder.iterdir()):
-        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).touch()
+    (folder / MARKER).touch()  # and it stays: a folder half emptied by a killed process is still known as ours
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != MARKER:
+            path.unlink()
     return folder
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to an output folder of ours for as long as this lasts, also after a kill.
+
+    A folder that is not there is created, with the marker, which is what is locked. Where the file system has no locks
+    nothing is kept away.
+
+    Raises:
+        ConfigError: another process writes to it at this moment.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, folder: Path) -> None:
+    """Lock an open file of `folder` until it is closed.
+
+    Raises:
+        ConfigError: another process has locked it.
+    """
+    if sys.platform == "win32":  # no such locks
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(
+            f"Another process is writing to {folder} at this moment. Wait until it is done, or choose another folder."
+        ) from None
+    except OSError as problem:  # a file system without locks
+        if problem.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 @contextmanager
@@ -121,7 +197,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        if problem.errno in FULL:
             raise GanaugError(
                 f"No space is left on the disk that holds {folder}. What was complete is kept; free some space "
                 "and run the same command again (with --resume where the command has it)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ganaug.data.manifest import Item, Manifest
 from ganaug.data.names import count, printable
+from ganaug.files import write_atomic
 
 GAP = 2
 """Pixels between images."""
@@ -127,9 +129,11 @@ def inspect_picture(
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture as a PNG, creating the folder."""
+    """Write a picture as a PNG, atomically, creating the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, format="PNG", optimize=True)
+    data = io.BytesIO()
+    picture.save(data, format="PNG", optimize=True)
+    write_atomic(path, data.getvalue())
 
 
 def _flat(row: np.ndarray, planes: bool) -> np.ndarray:

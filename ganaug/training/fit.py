@@ -7,7 +7,8 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,24 @@ from ganaug.data import Manifest, load_tensor, scan, scan_unlabelled
 from ganaug.data.leak import training_contents
 from ganaug.distributed import from_main, is_main, main_first, processes, wait, world_size
 from ganaug.errors import ConfigError, DataError
-from ganaug.files import MARKER, disk_errors, keep_apart, prepare_output, sha256_file, write_atomic, write_json
+from ganaug.files import (
+    MARKER,
+    check_output,
+    disk_errors,
+    drop_temporaries,
+    keep_apart,
+    only_writer,
+    prepare_output,
+    sha256_file,
+    write_atomic,
+    write_json,
+)
 from ganaug.models.device import choose_device, keep_freed_memory, use_bf16
 from ganaug.models.modelfile import ModelHeader
 from ganaug.plugins import load_plugin
 from ganaug.progress import progress_bar
 from ganaug.training.batches import DeviceImages
-from ganaug.training.checkpoint import checkpoints
+from ganaug.training.checkpoint import checkpoints, tidy
 from ganaug.training.feeds import Feed
 from ganaug.training.feeds.classes import ClassFeed
 from ganaug.training.feeds.domains import DegradedFeed, DomainFeed, DomainImages, PairFeed
@@ -49,6 +61,9 @@ from ganaug.training.pseudo_labels import with_target_labels
 from ganaug.training.report import write_report
 from ganaug.training.run import Run
 from ganaug.training.translating import check_translation, find_domains, scan_target, translates
+
+_OPTIONS = "--resume or --overwrite"
+"""What a folder that is not empty may be given."""
 
 MAY_CHANGE = {"minutes", "kimg", "snapshots", "device", "monitor"}
 """Settings that a resumed run may be given anew."""
@@ -109,24 +124,55 @@ def _fit(
     # A marker without a config.json is left by a run that was stopped before it began.
     if resume and fresh and run.path.is_dir() and any(run.path.iterdir()) and not (run.path / MARKER).is_file():
         raise ConfigError(f"{run.path} is not a run that can be resumed: it has no config.json. Choose another folder.")
-    if not fresh:
-        planned = _stored_plan(run, data, recipe, group_regex, target, settings, show_progress)
-        group_regex = run.config_file().get("group_regex")
-    elif planned is None:
-        planned, _ = plan_for(data, recipe, settings, group_regex, target=target, show_progress=show_progress)
+    with ExitStack() as held:
+        if not fresh:
+            if is_main():
+                held.enter_context(_alone(run))
+            planned = _stored_plan(run, data, recipe, group_regex, target, settings, show_progress)
+            group_regex = run.config_file().get("group_regex")
+        elif planned is None:
+            planned, _ = plan_for(data, recipe, settings, group_regex, target=target, show_progress=show_progress)
+        if fresh and is_main():
+            keep_apart(run.path, Path(data))
+            if target is not None:
+                keep_apart(run.path, Path(target))
+            check_output(run.path, overwrite=overwrite or resume, options=_OPTIONS)
+            held.enter_context(_alone(run))
+        return _train(
+            planned, run, data, target, group_regex, fresh=fresh, overwrite=overwrite or resume, show=show_progress
+        )
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Keep other processes away from the run folder, and remove what a killed one has left half written."""
+    with disk_errors(run.path), only_writer(run.path):
+        drop_temporaries(run.path)
+        tidy(run.checkpoints)
+        yield
+
+
+def _train(
+    planned: Plan,
+    run: Run,
+    data: str | Path,
+    target: str | Path | None,
+    group_regex: str | None,
+    *,
+    fresh: bool,
+    overwrite: bool,
+    show: bool,
+) -> Run:
     # Kept in config.json: another number of threads sums in another order, and a resumed run is to be the same run.
     planned = replace(planned, config=replace(planned.config, threads=choose_threads(planned)))
     planned = _agreed(planned)
     threads = planned.config.threads or 1
     with disk_errors(run.path), cpu_threads(threads):
         if is_main() and fresh:
-            keep_apart(run.path, Path(data))
-            if target is not None:
-                keep_apart(run.path, Path(target))
-            prepare_output(run.path, overwrite=overwrite or resume, options="--resume or --overwrite")
+            prepare_output(run.path, overwrite=overwrite, options=_OPTIONS)
         wait()
-        images = load_tensor(planned.manifest, planned.grid, show_progress=show_progress)
-        planned = with_target_labels(planned, images, run, show_progress=show_progress)
+        images = load_tensor(planned.manifest, planned.grid, show_progress=show)
+        planned = with_target_labels(planned, images, run, show_progress=show)
         if is_main():
             if fresh:
                 contents = training_contents(planned.manifest, planned.grid, images)
@@ -139,13 +185,21 @@ def _fit(
             wait()  # until all have read what rank 0 is about to change
             _report_damage(damage)
             _drop_later_metrics(run, trainer.state.step * planned.config.batch / 1000, trainer.gan.attempt)
-        with progress_bar("fit", 100.0, unit="%", show=show_progress) as progress:
+        with progress_bar("fit", 100.0, unit="%", show=show) as progress:
             try:
                 trainer.train(progress)
             finally:
                 if is_main() and run.model_path.exists():
-                    write_report(run)
+                    _report(run)
     return run
+
+
+def _report(run: Run) -> None:
+    """Write the page; a disk that is full for it must not hide how the training ended."""
+    try:
+        write_report(run)
+    except OSError as problem:
+        print(f"{run.report_path} could not be written ({problem.strerror or problem}).", file=sys.stderr)
 
 
 def _agreed(planned: Plan) -> Plan:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,10 +21,10 @@ from ganaug.data.names import few
 from ganaug.data.pictures import picture_grid, save_picture
 from ganaug.distributed import from_main, is_main, of_any, of_main, wait
 from ganaug.errors import DivergedError, Interrupted
-from ganaug.files import write_json
+from ganaug.files import FULL, append_line, write_json
 from ganaug.models.modelfile import ModelHeader, save_model
 from ganaug.progress import Progress
-from ganaug.training.checkpoint import checkpoints, drop_later, load_checkpoint, save_checkpoint
+from ganaug.training.checkpoint import checkpoints, drop_later, load_checkpoint, make_room, save_checkpoint
 from ganaug.training.feeds import Feed, Look, unseen
 from ganaug.training.guards import COLLAPSED, CollapseGuard, FiniteGuard
 from ganaug.training.monitor import Monitor, load_monitor, train_monitor
@@ -41,6 +43,9 @@ class TrainableGAN(Protocol):
     def load_tensors(self, tensors: dict[str, Tensor]) -> None: ...
 
 
+_ROOM = 3
+"""Times the size of a checkpoint that a disk has free where there is room for pictures too."""
+
 _MONITOR = "monitor/"
 """What the names of the monitor's tensors begin with in a checkpoint."""
 
@@ -50,6 +55,8 @@ class _State:
     step: int = 0
     elapsed_s: float = 0.0
     snapshots: int = 0
+    snapshot_step: int = 0
+    """The step of the last snapshot."""
 
 
 class Trainer:
@@ -82,6 +89,10 @@ class Trainer:
         """Of rank 0, which tells the others what it saw."""
         self.unwatched = ""
         """Why there is no monitor, or what it leaves out."""
+        self.losses: Mapping[str, Tensor | float] = {}
+        """Of the last step."""
+        self.without_pictures = False
+        """Whether the disk is nearly full, and the pictures give way."""
 
     def fraction(self) -> float:
         """Return how much of the training is done, in [0, 1]: by the clock, or by the images shown."""
@@ -102,24 +113,28 @@ class Trainer:
         if not from_main("".join(path.name for path in checkpoints(self.run.checkpoints))):
             self.save()  # there is always a state to roll back to, or to resume from
         with _stop_signal() as stop:
-            while (done := self.fraction()) < 1.0:
+            while True:
+                if self._snapshot_is_due():
+                    start = time.monotonic()
+                    metrics = self._snapshot()
+                    self.state.elapsed_s = of_main(self.state.elapsed_s + time.monotonic() - start)
+                    if "alarm" in metrics:
+                        self._return_to_best(metrics["collapsed"])
+                    note = f"diversity {metrics['diversity']:.2f} (least {metrics['diversity_least']:.2f})"
+                if (done := self.fraction()) >= 1:
+                    break
                 start = time.monotonic()
                 batch = self.feed.batch(self.state.step)
                 losses = self.gan.step(*batch, self.state.step, done)
                 self.state.step += 1
                 finite = bool(torch.isfinite(sum(losses.values(), torch.zeros((), device=batch[0].device))))
+                self.losses = losses
                 self.state.elapsed_s = of_main(self.state.elapsed_s + time.monotonic() - start)
                 if self.guard.must_roll_back(finite):
                     self._roll_back()
                     continue
-                if self.fraction() * self.config.snapshots >= self.state.snapshots + 1 or self.fraction() >= 1:
-                    start = time.monotonic()
-                    metrics = self._snapshot(losses)
-                    self.state.elapsed_s = of_main(self.state.elapsed_s + time.monotonic() - start)
-                    if "alarm" in metrics:
-                        self._return_to_best(metrics["collapsed"])
-                    note = f"diversity {metrics['diversity']:.2f} (least {metrics['diversity_least']:.2f})"
                 progress.update(100 * self.fraction(), f"{self._kimg:.1f} kimg, {self._rate:.0f} images/s  {note}")
+                # Before the snapshot, which may take longer than a system that shuts down will wait.
                 if of_any(stop.is_set()):
                     self.save()
                     raise Interrupted(f"Stopped. The state is saved; go on with:\n  {self.resume_command}")
@@ -129,6 +144,11 @@ class Trainer:
                 "as the real ones. The run is kept for a look. Try a larger --set gamma=…, or more images."
             )
         return metrics
+
+    def _snapshot_is_due(self) -> bool:
+        done = self.fraction()
+        due = done * self.config.snapshots >= self.state.snapshots + 1 or done >= 1
+        return due and self.state.snapshot_step != self.state.step
 
     @property
     def _kimg(self) -> float:
@@ -148,7 +168,8 @@ class Trainer:
 
     def _save(self) -> None:
         guards = {"guard": self.guard.state(), "collapse": self.collapse.state()}
-        state = {**vars(self.state), "attempt": self.gan.attempt, **guards}
+        losses = {name: float(value) for name, value in self.losses.items()}
+        state = {**vars(self.state), "losses": losses, "attempt": self.gan.attempt, **guards}
         tensors = self.gan.tensors()
         if self.monitor is not None:
             tensors |= {f"{_MONITOR}{name}": value for name, value in self.monitor.tensors().items()}
@@ -161,7 +182,14 @@ class Trainer:
         self.gan.attempt = int(state["attempt"])
         self.guard = FiniteGuard(**state["guard"])
         self.collapse = CollapseGuard(**state.get("collapse", {}))  # runs of before have none
-        self.state = _State(int(state["step"]), float(state["elapsed_s"]), int(state["snapshots"]))
+        # Runs of before saved right after a snapshot, or did not mind one that was due.
+        self.state = _State(
+            int(state["step"]),
+            float(state["elapsed_s"]),
+            int(state["snapshots"]),
+            int(state.get("snapshot_step", state["step"])),
+        )
+        self.losses = dict(state.get("losses", {}))
         if self.monitor is None and self.config.monitor and is_main():
             self._load_monitor({k.removeprefix(_MONITOR): v for k, v in tensors.items() if k.startswith(_MONITOR)})
         return damaged
@@ -219,7 +247,8 @@ class Trainer:
         self.monitor = monitor
         self.unwatched = "; ".join(f"{name}: {why}" for name, why in monitor.unwatched.items())
 
-    def _snapshot(self, losses: dict[str, Tensor]) -> dict[str, Any]:
+    def _snapshot(self) -> dict[str, Any]:
+        self.state.snapshot_step = self.state.step
         self.state.snapshots = max(self.state.snapshots + 1, int(self.fraction() * self.config.snapshots))
         look = self.feed.look(self.gan, self.monitor.see if self.monitor else unseen)
         least = min(look.diversity, key=lambda name: look.diversity[name])
@@ -235,7 +264,7 @@ class Trainer:
             **self._watched(),
             "attempt": self.gan.attempt,
             "skipped_steps": self.guard.skipped,
-            **{key: round(float(value), 5) for key, value in losses.items()},
+            **{key: round(float(value), 5) for key, value in self.losses.items()},
         }
         if is_main():
             self._write_snapshot(metrics, look)
@@ -262,12 +291,36 @@ class Trainer:
         return found
 
     def _write_snapshot(self, metrics: dict[str, Any], look: Look) -> None:
-        with self.run.metrics_path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(metrics) + "\n")
-        picture = picture_grid(look.rows, look.names)
-        save_picture(picture, self.run.images / f"kimg-{self._kimg:08.1f}.png")
+        self._with_room(lambda: append_line(self.run.metrics_path, json.dumps(metrics)))
+        self._write_picture(look)
         if "alarm" not in metrics or not self.run.model_path.exists():  # a collapsed one only for want of another
-            self._write_model()
+            self._with_room(self._write_model)
+
+    def _with_room(self, write: Callable[[], None]) -> None:
+        """Write; on a full disk again, when older checkpoints have given way."""
+        try:
+            write()
+        except OSError as problem:
+            if problem.errno not in FULL or not make_room(self.run.checkpoints, best=self.collapse.best_step):
+                raise
+            write()
+
+    def _write_picture(self, look: Look) -> None:
+        """Write the snapshot's picture, unless the disk has hardly more room than the next checkpoints want."""
+        newest = checkpoints(self.run.checkpoints)[-1:]
+        wanted = sum(path.stat().st_size for folder in newest for path in folder.iterdir())
+        full = shutil.disk_usage(self.run.path).free < _ROOM * wanted
+        if not full:
+            try:
+                picture = picture_grid(look.rows, look.names)
+                save_picture(picture, self.run.images / f"kimg-{self._kimg:08.1f}.png")
+            except OSError as problem:
+                if problem.errno not in FULL:
+                    raise
+                full = True
+        if full and not self.without_pictures:
+            print(f"The disk that holds {self.run.path} is nearly full: pictures are left out.", file=sys.stderr)
+        self.without_pictures = full
 
     def _write_model(self) -> None:
         training = {**self.header.training, "kimg": self._kimg, "seconds": self.state.elapsed_s}

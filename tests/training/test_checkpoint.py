@@ -11,7 +11,7 @@ import torch
 
 from ganaug.errors import GanaugError
 from ganaug.training import checkpoint
-from ganaug.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from ganaug.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, tidy
 
 
 def _save(folder: Path, step: int) -> Path:
@@ -87,19 +87,68 @@ def test_no_checkpoint_is_an_error(tmp_path: Path) -> None:
 def test_a_save_that_fails_leaves_the_older_ones_and_no_part_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    def no_space(*_args: object) -> NoReturn:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def broken(*_args: object) -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error")
 
     for number in (1, 2):
         _save(tmp_path, number)
-    monkeypatch.setattr(Path if step == "write_bytes" else checkpoint, step, no_space)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(Path if step == "write_bytes" else checkpoint, step, broken)
+    with pytest.raises(OSError, match="Input/output error"):
         _save(tmp_path, 3)
     monkeypatch.undo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest.json", "step-000000001", "step-000000002"]
     assert load_checkpoint(tmp_path)[1:] == ({"step": 2, "elapsed_s": 0.5}, [])
     _save(tmp_path, 3)
     assert load_checkpoint(tmp_path)[1]["step"] == 3
+
+
+def _full_above(monkeypatch: pytest.MonkeyPatch, folder: Path, most: int) -> None:
+    """Let the disk hold so many states, and no more."""
+    original = Path.write_bytes
+
+    def write_bytes(path: Path, data: bytes) -> int:
+        if path.name == "state.safetensors" and len(list(folder.glob("*/state.safetensors"))) >= most:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+
+
+def test_on_a_full_disk_the_older_ones_give_way_to_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        _save(tmp_path, number)
+    _full_above(monkeypatch, tmp_path, 2)
+    _save(tmp_path, 3)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000000002", "step-000000003"]
+
+
+def test_on_a_full_disk_the_newest_good_one_and_the_best_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, number, {"x": torch.ones(())}, {"step": number}, best=1)
+    _flip(tmp_path / "step-000000004" / "state.safetensors")
+    _full_above(monkeypatch, tmp_path, 2)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, 5, {"x": torch.ones(())}, {"step": 5}, best=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000000001", "step-000000003"]
+    assert load_checkpoint(tmp_path)[1:] == ({"step": 3}, [])
+
+
+def test_where_none_is_good_nothing_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        _flip(_save(tmp_path, number) / "state.safetensors")
+    _full_above(monkeypatch, tmp_path, 2)
+    with pytest.raises(OSError, match="No space left"):
+        _save(tmp_path, 3)
+    assert len(checkpoints(tmp_path)) == 2
+
+
+def test_a_step_whose_second_saving_was_killed_is_still_there(tmp_path: Path) -> None:
+    first = _save(tmp_path, 3)
+    first.rename(tmp_path / f".before-{first.name}")
+    (tmp_path / ".partial-000000003").mkdir()
+    tidy(tmp_path)
+    assert load_checkpoint(tmp_path)[1:] == ({"step": 3, "elapsed_s": 0.5}, [])
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_part_left_by_a_killed_process_is_not_a_checkpoint(tmp_path: Path) -> None:
