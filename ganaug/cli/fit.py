@@ -81,6 +81,13 @@ if TYPE_CHECKING:
     help="Train on this many thousand images.",
 )
 @click.option(
+    "--batch",
+    metavar="N|auto",
+    default=None,
+    show_default="the recipe's",
+    help="Images of a step, over all processes. auto: the recipe's, halved until it fits into memory.",
+)
+@click.option(
     "--size",
     metavar="HxW|DxHxW",
     default=None,
@@ -130,6 +137,7 @@ def fit(
     recipe: str,
     minutes: float | None,
     kimg: float | None,
+    batch: str | None,
     size: str | None,
     channels: str | None,
     hold_out: float | None,
@@ -160,6 +168,7 @@ def fit(
     given = {
         "minutes": minutes,
         "kimg": kimg,
+        "batch": _parse_batch(batch),
         "size": parse_size(size),
         "channels": channels and int(channels),
         "hold_out": hold_out,
@@ -175,7 +184,9 @@ def fit(
         if context.get_parameter_source(key) is not click.core.ParameterSource.DEFAULT:
             settings[key] = value
 
-    FitConfig().updated(settings)  # a wrong setting is said before the folder is read
+    FitConfig().updated(
+        {**settings, **({"batch": 2} if batch == "auto" else {})}
+    )  # a wrong setting is said before the folder is read
     from ganaug.data import left_out
     from ganaug.distributed import is_main, processes
     from ganaug.files import check_output
@@ -289,6 +300,15 @@ def _of_the_recipe(last: Mapping[str, Any], run: Run) -> str:
         return ""
     advice = ": very little, expect noise" if shown < 0.1 * full else ""
     return f" of the {full:g} thousand that the recipe has for a full training{advice}"
+
+
+def _parse_batch(text: str | None) -> int | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise click.UsageError(f"--batch {text} was given; a number or auto was wanted, such as --batch 16.") from None
 
 
 def _parse_window(text: str | None) -> tuple[float, float] | None:

@@ -43,6 +43,16 @@ def _cpu_multiplies_bf16() -> bool:
     return any(check is not None and check() for check in checks)
 
 
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Return whether an error says that memory is used up: PyTorch has a class of its own for that on GPUs alone."""
+    if isinstance(problem, MemoryError | torch.OutOfMemoryError):
+        return True
+    told = str(problem).lower()
+    return isinstance(problem, RuntimeError) and any(
+        words in told for words in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    )
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep what tensors give back, where it is glibc (for the whole process, from now on).
 

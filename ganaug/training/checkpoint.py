@@ -143,8 +143,8 @@ def load_checkpoint(folder: Path, step: int | None = None) -> tuple[dict[str, Te
         try:
             if problem is None:
                 return load_file(path / "state.safetensors"), json.loads((path / "state.json").read_text()), damaged
-        except (OSError, ValueError, SafetensorError) as found:
-            problem = str(found)
+        except (OSError, ValueError, SafetensorError) as unreadable:
+            problem = str(unreadable)
         damaged.append(f"The checkpoint {path} is damaged ({problem}).")
     found = " ".join([f"There is no good checkpoint in {folder}.", *damaged])
     raise GanaugError(f"{found} Restore the folder from a copy, or start anew with --overwrite.")

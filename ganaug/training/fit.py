@@ -35,7 +35,7 @@ from ganaug.files import (
     write_atomic,
     write_json,
 )
-from ganaug.models.device import choose_device, keep_freed_memory, use_bf16
+from ganaug.models.device import choose_device, is_out_of_memory, keep_freed_memory, use_bf16
 from ganaug.models.modelfile import ModelHeader
 from ganaug.plugins import load_plugin
 from ganaug.progress import progress_bar
@@ -46,6 +46,7 @@ from ganaug.training.feeds.classes import ClassFeed
 from ganaug.training.feeds.domains import DegradedFeed, DomainFeed, DomainImages, PairFeed
 from ganaug.training.loop import Trainer
 from ganaug.training.plan import (
+    AUTO,
     Plan,
     asked_settings,
     format_of,
@@ -59,6 +60,7 @@ from ganaug.training.plan import (
 from ganaug.training.probe import choose_threads, cpu_threads
 from ganaug.training.pseudo_labels import with_target_labels
 from ganaug.training.report import write_report
+from ganaug.training.room import out_of_memory, with_fitting_batch
 from ganaug.training.run import Run
 from ganaug.training.translating import check_translation, find_domains, scan_target, translates
 
@@ -93,7 +95,8 @@ def fit(
         resume: go on with the run in `out` from its newest checkpoint.
         overwrite: replace the run in `out`.
         planned: what `ganaug.training.plan.make_plan` made of the same folder, to save reading it twice.
-        settings: any field of `FitConfig`, such as ``minutes=10`` or ``size=(64, 64)``.
+        settings: any field of `FitConfig`, such as ``minutes=10`` or ``size=(64, 64)``; ``batch="auto"`` halves the
+            recipe's batch until it fits into memory.
 
     Returns:
         The run; `Run.model_path` is the generator.
@@ -132,6 +135,7 @@ def _fit(
             group_regex = run.config_file().get("group_regex")
         elif planned is None:
             planned, _ = plan_for(data, recipe, settings, group_regex, target=target, show_progress=show_progress)
+        assert planned is not None
         if fresh and is_main():
             keep_apart(run.path, Path(data))
             if target is not None:
@@ -179,19 +183,39 @@ def _train(
                 write_json(run.manifest_path, planned.manifest.to_json(contents))
             write_json(run.config_path, _config_file(planned, group_regex))
         wait()
-        trainer = _trainer(planned, images, run, data, target)
-        if not fresh and checkpoints(run.checkpoints):
-            damage = trainer.resume()
-            wait()  # until all have read what rank 0 is about to change
-            _report_damage(damage)
-            _drop_later_metrics(run, trainer.state.step * planned.config.batch / 1000, trainer.gan.attempt)
-        with progress_bar("fit", 100.0, unit="%", show=show) as progress:
-            try:
-                trainer.train(progress)
-            finally:
-                if is_main() and run.model_path.exists():
-                    _report(run)
+        starved = False
+        try:
+            _to_the_end(planned, images, run, data, target, fresh=fresh, show=show)
+        except Exception as problem:
+            if not (starved := is_out_of_memory(problem)):
+                raise
+        if starved:  # out here nothing holds the networks any more
+            raise out_of_memory(planned)
     return run
+
+
+def _to_the_end(
+    planned: Plan,
+    images: np.ndarray,
+    run: Run,
+    data: str | Path,
+    target: str | Path | None,
+    *,
+    fresh: bool,
+    show: bool,
+) -> None:
+    trainer = _trainer(planned, images, run, data, target)
+    if not fresh and checkpoints(run.checkpoints):
+        damage = trainer.resume()
+        wait()  # until all have read what rank 0 is about to change
+        _report_damage(damage)
+        _drop_later_metrics(run, trainer.state.step * planned.config.batch / 1000, trainer.gan.attempt)
+    with progress_bar("fit", 100.0, unit="%", show=show) as progress:
+        try:
+            trainer.train(progress)
+        finally:
+            if is_main() and run.model_path.exists():
+                _report(run)
 
 
 def _report(run: Run) -> None:
@@ -245,11 +269,15 @@ def plan_for(
     """Read the folders of a training; return its plan, and what was found in `data`."""
     asked = asked_settings(recipe, settings)
     check_translation(asked, target=target is not None)
-    if not translates(asked):
+    sentence: tuple[str, ...] = ()
+    if translates(asked):
+        manifest, other, sentence = _scan_domains(data, asked, group_regex, target, show_progress)
+        planned = make_plan(manifest, recipe=recipe, settings=settings, target=other)
+    else:
         manifest = scan_for(data, recipe, settings, group_regex=group_regex, show_progress=show_progress)
-        return make_plan(manifest, recipe=recipe, settings=settings), manifest
-    manifest, other, sentence = _scan_domains(data, asked, group_regex, target, show_progress)
-    planned = make_plan(manifest, recipe=recipe, settings=settings, target=other)
+        planned = make_plan(manifest, recipe=recipe, settings=settings)
+    if settings.get("batch") == AUTO:
+        planned = with_fitting_batch(planned)
     return replace(planned, reasons=(*sentence, *planned.reasons)), manifest
 
 
@@ -356,13 +384,15 @@ def _stored_plan(
         "recipe": before["recipe"] if recipe == "auto" else recipe,
         "group_regex": group_regex or before["group_regex"],
     }
-    fixed = sorted({*settings} - MAY_CHANGE) + [key for key in before if before[key] != now[key]]
+    old_config = run.config()
+    config = old_config.updated(with_length(settings))
+    changed = {key for key in settings if key in vars(config) and vars(config)[key] != vars(old_config)[key]}
+    fixed = sorted(changed - MAY_CHANGE) + [key for key in before if before[key] != now[key]]
     if fixed:
         raise ConfigError(
             f"A resumed run keeps its settings, but another {', '.join(fixed)} was given. Leave it out, or start a new "
             f"run; only {', '.join(sorted(MAY_CHANGE))} may change."
         )
-    config = run.config().updated(with_length(settings))
     domains = None
     if translates(config):
         manifest, other, _ = _scan_domains(data, config, before["group_regex"], target, show_progress)

@@ -42,6 +42,10 @@ WIDEST, WIDEST_ON_GPU = 2.0, 4.0
 """Largest factors of a recipe's widths for a generous time budget."""
 
 
+AUTO = "auto"
+"""In the place of a batch: the largest that fits."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A training that is ready to start."""
@@ -274,8 +278,12 @@ def format_of(manifest: Manifest) -> str:
 
 
 def with_length(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of `settings` in which a given `kimg` is not overruled by minutes from elsewhere."""
-    return {"minutes": None, **settings} if "kimg" in settings else dict(settings)
+    """Return a copy of `settings` in which a given `kimg` is not overruled by minutes from elsewhere.
+
+    A batch that is to be found by trying is left out.
+    """
+    length = {"minutes": None} if "kimg" in settings else {}
+    return length | {key: value for key, value in settings.items() if (key, value) != ("batch", AUTO)}
 
 
 def choose_recipe(

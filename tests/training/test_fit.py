@@ -287,11 +287,17 @@ def test_minutes_end_the_training_in_time(shapes: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"batch": 4}, {"seed": 3, "lr": (1e-3, 1e-3)}, {"size": (16, 16)}, {"recipe": "px16"}]
+    "changes", [{"batch": 4}, {"seed": 3, "lr": (1e-3, 1e-3)}, {"size": (12, 12)}, {"recipe": "px16"}]
 )
 def test_a_resumed_run_keeps_its_settings(shapes: Path, tiny_run: Run, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"keeps its settings, but another {', '.join(sorted(changes))} was given"):
         fit(shapes, tiny_run.path, resume=True, **changes)
+
+
+def test_the_whole_command_may_be_given_again_to_resume(shapes: Path, straight: Run, tmp_path: Path) -> None:
+    for kimg in (0.08, 0.16):
+        run = fit(shapes, tmp_path / "run", resume=True, **{**SHORT, "kimg": kimg})
+    assert _kimg(run)[-1] == 0.16
 
 
 def test_an_output_inside_the_data_folder_is_refused(tmp_path: Path) -> None:
