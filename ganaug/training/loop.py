@@ -110,9 +110,9 @@ class Trainer:
         metrics: dict[str, Any] = (self.run.metrics() or [{}])[-1]
         note = ""
         self._start_monitor()
-        if not from_main("".join(path.name for path in checkpoints(self.run.checkpoints))):
-            self.save()  # there is always a state to roll back to, or to resume from
         with _stop_signal() as stop:
+            if not from_main("".join(path.name for path in checkpoints(self.run.checkpoints))):
+                self.save()  # there is always a state to roll back to, or to resume from
             while True:
                 if self._snapshot_is_due():
                     start = time.monotonic()

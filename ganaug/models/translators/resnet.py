@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,10 @@ from ganaug.models.conv import Conv
 _COARSEST = 4
 """Pixels that the longest side of the discriminator's coarsest grid keeps. (On 2×2×2 voxels, oneDNN's weight gradient
 in bfloat16 is now and then not finite.)"""
+
+
+SATURATED = 6.0
+"""Beyond it sigmoid is 0 or 1 to a quarter of a percent, and tanh of the half to half of one."""
 
 
 class Generator(nn.Module):
@@ -110,11 +114,37 @@ class Generator(nn.Module):
         made = self.output(self.head(x, bend=True)).float()
         if not self.residual:
             return made, None
+        made = within(made, SATURATED)
         change = 2 * torch.tanh(made[:, : self.channels] / 2)
         if not self.masked:
             return images + change, None
         mask = torch.sigmoid(made[:, self.channels :])
         return images + mask * change, mask
+
+
+class _Within(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.limit = limit
+        return x.clamp(-limit, limit)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,), (gradient,) = ctx.saved_tensors, gradients
+        # A step goes against the gradient.
+        outward = (x.abs() > ctx.limit) & (x * gradient < 0)
+        return gradient.masked_fill(outward, 0.0), None
+
+
+def within(x: Tensor, limit: float) -> Tensor:
+    """Return `x` clamped to ±`limit`. What lies outside has a gradient where that leads back, and none further out.
+
+    The difference and its mask would else be lost for good once a large step has taken them to where tanh and sigmoid
+    are flat: of five trainings on 660 radiographs one ended with a mask that was 0 everywhere.
+    """
+    clamped: Tensor = _Within.apply(x, limit)
+    return clamped
 
 
 class Discriminator(nn.Module):
