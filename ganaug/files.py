@@ -24,6 +24,9 @@ MARKER = ".ganaug"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Error numbers of a disk, or a share of it, that is full."""
 
+MOST_JSON = 2**31
+"""Bytes of a JSON file that is read: the manifest of ten million images is as large."""
+
 _TEMPORARY = ".tmp"
 
 
@@ -51,7 +54,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
-        with temporary.open("wb") as stream:
+        temporary.unlink(missing_ok=True)  # of a killed process of this number
+        # "x": what somebody puts there meanwhile, such as a link out of the folder, is not written through.
+        with temporary.open("xb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -94,11 +99,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, error: type[GanaugError], hint: str) -> Any:
-    """Read a JSON file; raise `error` with `hint` (what to do) if it is missing or damaged."""
+    """Read a JSON file; raise `error` with `hint` (what to do) if it is missing, damaged or unreasonably large."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as stream:
+            data = stream.read(MOST_JSON + 1)
+        if len(data) > MOST_JSON:
+            raise ValueError(f"it has more than {MOST_JSON // 2**20} MiB")
+        return json.loads(data.decode("utf-8"))
     except FileNotFoundError:
         raise error(f"{path} does not exist. {hint}") from None
+    except RecursionError:
+        raise error(f"{path} cannot be read as JSON (it is nested too deeply). {hint}") from None
     except (OSError, ValueError) as problem:
         raise error(f"{path} cannot be read as JSON ({problem}). {hint}") from None
 

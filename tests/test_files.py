@@ -11,7 +11,18 @@ from typing import NoReturn
 import pytest
 
 from ganaug.errors import ConfigError, GanaugError, ModelFileError
-from ganaug.files import MARKER, disk_errors, prepare_output, read_json, sha256_file, write_atomic, write_json
+from ganaug.files import (
+    MARKER,
+    append_line,
+    disk_errors,
+    drop_temporaries,
+    only_writer,
+    prepare_output,
+    read_json,
+    sha256_file,
+    write_atomic,
+    write_json,
+)
 
 
 def _no_space(*_args: object) -> NoReturn:
@@ -117,6 +128,69 @@ def test_prepare_output_refuses_a_file(tmp_path: Path, overwrite: bool) -> None:
     with pytest.raises(ConfigError, match="is a file"):
         prepare_output(tmp_path / "file", overwrite=overwrite)
     assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_nested_and_huge_json_is_the_wanted_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ModelFileError, match=r"nested too deeply.* Do this"):
+        read_json(path, ModelFileError, "Do this.")
+    monkeypatch.setattr("ganaug.files.MOST_JSON", 2**20)
+    path.write_text("1" + " " * 2**20)
+    with pytest.raises(ModelFileError, match=r"more than 1 MiB.* Do this"):
+        read_json(path, ModelFileError, "Do this.")
+
+
+def test_what_a_link_in_the_place_of_the_temporary_file_points_to_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("precious")
+    (tmp_path / f".x.json.{os.getpid()}.tmp").symlink_to(tmp_path / "theirs")
+    write_json(tmp_path / "x.json", [1])
+    assert (tmp_path / "theirs").read_text() == "precious"
+    assert not (tmp_path / "x.json").is_symlink()
+
+
+def test_a_line_is_added_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lines"
+    append_line(path, "one")
+
+    def no_space(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        append_line(path, "two")
+    monkeypatch.undo()
+    append_line(path, "three")
+    assert path.read_text() == "one\nthree\n"
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    folder, theirs = tmp_path / "run", tmp_path / "theirs"
+    for place in (folder / "images", theirs):
+        place.mkdir(parents=True)
+        (place / ".a.png.12.tmp").touch()
+    (folder / "b.tmp").touch()
+    (folder / "linked").symlink_to(theirs)
+    drop_temporaries(folder)
+    assert sorted(path.name for path in folder.rglob("*")) == ["b.tmp", "images", "linked"]
+    assert (theirs / ".a.png.12.tmp").exists()
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    with only_writer(tmp_path / "out"):
+        with pytest.raises(ConfigError, match=r"Another process is writing to .*out"), only_writer(tmp_path / "out"):
+            pass
+        prepare_output(tmp_path / "out", overwrite=True)  # the lock outlives the emptying
+        with pytest.raises(ConfigError, match="Another process"), only_writer(tmp_path / "out"):
+            pass
+    with only_writer(tmp_path / "out"):
+        pass
+
+
+def test_a_folder_that_holds_the_marker_alone_is_empty(tmp_path: Path) -> None:
+    prepare_output(tmp_path / "out")
+    prepare_output(tmp_path / "out")
+    assert _contents(tmp_path / "out") == {MARKER: b""}
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -7,7 +7,6 @@ it serves. Where the disk is too full for that, the newest alone is kept.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Collection, Mapping
@@ -19,9 +18,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ganaug.errors import GanaugError
-from ganaug.files import FULL, fsync_dir, sha256_file, write_json
+from ganaug.files import FULL, fsync_dir, read_json, sha256_file, write_json
 
 KEEP = 2
+_FILES = "state.safetensors", "state.json"
 _SEAL = "SHA256.json"
 _PARTIAL, _BEFORE = ".partial-", ".before-"
 """What the names of folders begin with that are being written, and whose step is being saved again."""
@@ -80,8 +80,8 @@ def _write(folder: Path, step: int, data: bytes, state: Mapping[str, Any]) -> Pa
     final, partial = _path(folder, step), folder / f"{_PARTIAL}{step:09d}"
     try:
         partial.mkdir()
-        (partial / "state.safetensors").write_bytes(data)
-        write_json(partial / "state.json", dict(state))
+        (partial / _FILES[0]).write_bytes(data)
+        write_json(partial / _FILES[1], dict(state))
         for path in partial.iterdir():
             _fsync_file(path)
         write_json(partial / _SEAL, {path.name: sha256_file(path) for path in sorted(partial.iterdir())})
@@ -142,8 +142,8 @@ def load_checkpoint(folder: Path, step: int | None = None) -> tuple[dict[str, Te
         problem = _damage(path)
         try:
             if problem is None:
-                return load_file(path / "state.safetensors"), json.loads((path / "state.json").read_text()), damaged
-        except (OSError, ValueError, SafetensorError) as unreadable:
+                return load_file(path / _FILES[0]), read_json(path / _FILES[1], GanaugError, ""), damaged
+        except (OSError, ValueError, SafetensorError, GanaugError) as unreadable:
             problem = str(unreadable)
         damaged.append(f"The checkpoint {path} is damaged ({problem}).")
     found = " ".join([f"There is no good checkpoint in {folder}.", *damaged])
@@ -153,13 +153,10 @@ def load_checkpoint(folder: Path, step: int | None = None) -> tuple[dict[str, Te
 def _damage(path: Path) -> str | None:
     """Return what is wrong with the files of a checkpoint, None if they are what was written."""
     try:
-        seal = json.loads((path / _SEAL).read_text())
-        bad = [name for name, wanted in seal.items() if sha256_file(path / name) != wanted]
-        missing = {"state.safetensors", "state.json"} - seal.keys()
-    except (OSError, ValueError, AttributeError) as problem:
+        seal = read_json(path / _SEAL, GanaugError, "")
+        bad = [name for name in _FILES if not isinstance(seal, dict) or sha256_file(path / name) != seal.get(name)]
+    except (OSError, GanaugError) as problem:
         return str(problem)
-    if missing:
-        return f"{_SEAL} does not name {', '.join(sorted(missing))}"
     return f"{', '.join(bad)} does not match its SHA-256" if bad else None
 
 

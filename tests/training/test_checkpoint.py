@@ -142,6 +142,13 @@ def test_where_none_is_good_nothing_gives_way(tmp_path: Path, monkeypatch: pytes
     assert len(checkpoints(tmp_path)) == 2
 
 
+def test_a_seal_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    _save(tmp_path, 1)
+    path = _save(tmp_path, 2) / "SHA256.json"
+    path.write_text('{"/dev/zero": "0"}')
+    assert load_checkpoint(tmp_path)[1]["step"] == 1
+
+
 def test_a_step_whose_second_saving_was_killed_is_still_there(tmp_path: Path) -> None:
     first = _save(tmp_path, 3)
     first.rename(tmp_path / f".before-{first.name}")

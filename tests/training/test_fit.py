@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from ganaug.data import hash_group
 from ganaug.errors import ConfigError, DataError, DivergedError, GanaugError, Interrupted
-from ganaug.files import MARKER, sha256_file
+from ganaug.files import MARKER, only_writer, sha256_file
 from ganaug.models.modelfile import load_model
 from ganaug.sampling.sampler import load
 from ganaug.training import loop
@@ -333,6 +333,15 @@ def test_a_folder_that_holds_something_is_refused_and_untouched(shapes: Path, ti
     with pytest.raises(ConfigError, match="--resume or --overwrite"):
         fit(shapes, tiny_run.path, **SHORT)
     assert {str(path): path.stat().st_mtime_ns for path in tiny_run.path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_a_run_folder_has_one_training_at_a_time(shapes: Path, tmp_path: Path, how: str) -> None:
+    run = fit(shapes, tmp_path / "run", **SHORT)
+    before = sha256_file(run.model_path)
+    with only_writer(run.path), pytest.raises(ConfigError, match="Another process is writing to"):
+        fit(shapes, run.path, **{how: True}, **({} if how == "resume" else SHORT))
+    assert sha256_file(run.model_path) == before
 
 
 def test_overwrite_starts_anew(shapes: Path, tmp_path: Path) -> None:
