@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -28,6 +29,13 @@ CLASS_IN = ("input", "fine", "input+fine", "input+all")
 RULES = ("auto", "style", "class")
 PAIRINGS = ("labels", "none")
 OUTPUTS = ("auto", "residual", "direct")
+
+MAX_RECIPE_BYTES = 2**16
+"""Larger recipes are not read: the shipped ones have two thousand bytes, and parsing YAML is slow."""
+_LARGEST = 2**63
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel, _SHOWN.maxtuple, _SHOWN.maxlist, _SHOWN.maxdict = 2, 20, 20, 4
+_SHOWN.maxstring = _SHOWN.maxother = 120
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,9 @@ class FitConfig:
     """'bf16' (autocast, parameters stay float32), 'fp32', or 'auto': bf16 where the hardware has it."""
     device: str = "auto"
     """'auto', 'cpu', 'cuda' or 'cuda:N'."""
+    deterministic: bool = False
+    """On a GPU, take kernels that give the same bits again wherever PyTorch has them, slower as they are; it warns of
+    those that it has not. On a CPU a training gives the same bits anyway, for one number of threads."""
     threads: int | None = None
     """CPU threads of the training; None tries all and one at the start, and keeps the faster."""
     snapshots: int = 8
@@ -190,7 +201,7 @@ class FitConfig:
         for name, value in vars(self).items():
             numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, float)]
             if not all(map(math.isfinite, numbers)):
-                raise ConfigError(f"{name} = {value!r} was given; it must be finite.")
+                raise ConfigError(f"{name} = {_shown(value)} was given; it must be finite.")
         checks = {
             "kimg": (self.kimg > 0, "above 0"),
             "minutes": (self.minutes is None or self.minutes > 0, "above 0"),
@@ -254,8 +265,9 @@ class FitConfig:
             "beta2": (min(self.beta2) >= 0 and max(self.beta2) < 1, "at least 0 and below 1"),
             "augment_p": (min(self.augment_p) >= 0 and max(self.augment_p) <= 1, "between 0 and 1"),
             "precision": (self.precision in ("auto", "bf16", "fp32"), "'auto', 'bf16' or 'fp32'"),
-            "threads": (self.threads is None or self.threads >= 1, "at least 1"),
-            "snapshots": (self.snapshots >= 1, "at least 1"),
+            "threads": (self.threads is None or 1 <= self.threads <= 4096, "1 to 4096"),
+            "snapshots": (1 <= self.snapshots <= 100_000, "1 to 100000"),
+            "seed": (0 <= self.seed < _LARGEST, "0 to 2^63 - 1"),
             "hold_out": (0 <= self.hold_out < 1, "at least 0 and below 1"),
             "size": (
                 self.size is None
@@ -265,7 +277,7 @@ class FitConfig:
         }
         for name, (good, wanted) in checks.items():
             if not good:
-                raise ConfigError(f"{name} = {getattr(self, name)!r} was given; it must be {wanted}.")
+                raise ConfigError(f"{name} = {_shown(getattr(self, name))} was given; it must be {wanted}.")
         if (self.window is None) == (self.intensity == "window"):
             raise ConfigError(
                 f"intensity = {self.intensity!r} and window = {self.window!r} were given; intensity 'window' must have "
@@ -287,11 +299,23 @@ class FitConfig:
         converted = {}
         for key, value in values.items():
             if key not in hints:
-                near = difflib.get_close_matches(key, hints, n=1)
+                # A file may have numbers and null as keys.
+                near = difflib.get_close_matches(str(key)[:100], hints, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else f" Known keys: {', '.join(sorted(hints))}."
-                raise ConfigError(f"{source}: there is no setting {key!r}.{hint}")
+                raise ConfigError(f"{source}: there is no setting {_shown(key)}.{hint}")
             converted[key] = _convert(key, value, hints[key], source)
-        return dataclasses.replace(self, **converted)
+        try:
+            return dataclasses.replace(self, **converted)
+        except ConfigError as problem:
+            raise problem if source == "settings" else ConfigError(f"{source}: {problem}") from None
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message, shortened: one from a file may be as large as that."""
+    try:
+        return _SHOWN.repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _one_of(words: tuple[str, ...]) -> str:
@@ -308,7 +332,7 @@ def _convert(key: str, value: Any, hint: Any, source: str) -> Any:
     if value is None and type(None) in options:
         return None
     kind = next(option for option in options if option is not type(None))
-    wrong = ConfigError(f"{source}: {key} = {value!r} was given; {_kind_name(kind)} was wanted.")
+    wrong = ConfigError(f"{source}: {key} = {_shown(value)} was given; {_kind_name(kind)} was wanted.")
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)
         numbers = list(value) if isinstance(value, (list, tuple)) else [value]
@@ -331,7 +355,9 @@ def _scalar(value: Any, kind: type, wrong: ConfigError) -> Any:
         if kind is float and isinstance(value, (int, float, str)):  # YAML reads 2e-4 as text
             return float(value)
         if kind is int:
-            return value if isinstance(value, int) else _whole(value)
+            number = value if isinstance(value, int) else _whole(value)
+            if abs(number) <= _LARGEST:
+                return number
     except (TypeError, ValueError, OverflowError):
         pass
     raise wrong
@@ -402,16 +428,61 @@ def _recipe_files(name: str) -> list[Path]:
 
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_RECIPE_BYTES + 1)
     except OSError as problem:
         raise ConfigError(f"The recipe {path} cannot be read: {problem.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"The recipe {path} is not valid YAML: {problem}") from None
+    if len(raw) > MAX_RECIPE_BYTES:
+        raise ConfigError(
+            f"The recipe {path} has more than {MAX_RECIPE_BYTES:,} bytes; a few lines 'key: value' were wanted."
+        )
+    try:
+        values = _from_yaml(raw.decode())
+    except ValueError as problem:
+        raise ConfigError(f"The recipe {path} is not valid YAML: {problem} Correct it.") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"The recipe {path} holds a {type(values).__name__}; a mapping 'key: value' was wanted.")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe part without aliases, a few lines of which stand for gigabytes, and with every key once."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Build a node. Raises an error for an alias."""
+        if self.check_event(yaml.AliasEvent):
+            at = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "an alias (*name) is not read here: write the value out", at)
+        return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Build a mapping. Raises an error for a key that it has twice."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"{key.value[:100]!r} is there twice: leave one of them"
+                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+        return node
+
+
+def _from_yaml(text: str) -> Any:
+    """Return the plain values of a YAML text. Raises ValueError, with a sentence, for anything else."""
+    loader = None
+    try:
+        loader = _Loader(text)
+        return loader.get_single_data()
+    except RecursionError:
+        raise ValueError("it is nested too deeply.") from None
+    # PyYAML knows its own errors; numbers and dates that cannot be raise IndexError, AttributeError, ValueError ...
+    except Exception as problem:
+        raise ValueError(f"{str(problem)[:500].rstrip('.')}.") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
 
 
 def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
@@ -422,7 +493,7 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigError(f"--set {text} was given; key=value was wanted, such as --set batch=32.")
         try:
-            values[key.strip()] = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {text}: the value is not valid YAML.") from None
+            values[key.strip()] = _from_yaml(raw)
+        except ValueError as problem:
+            raise ConfigError(f"--set {text:.200}: the value is not valid YAML: {problem}") from None
     return values

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -51,6 +54,25 @@ def is_out_of_memory(problem: BaseException) -> bool:
     return isinstance(problem, RuntimeError) and any(
         words in told for words in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
     )
+
+
+@contextmanager
+def deterministic_kernels(wanted: bool) -> Iterator[None]:
+    """Let PyTorch choose kernels that give the same bits again, and warn where it has none, for as long as this lasts.
+
+    https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    if not wanted:
+        yield
+        return
+    # Read when cuBLAS is first used; without it its kernels count as not deterministic.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def keep_freed_memory() -> None:

@@ -35,7 +35,13 @@ from ganaug.files import (
     write_atomic,
     write_json,
 )
-from ganaug.models.device import choose_device, is_out_of_memory, keep_freed_memory, use_bf16
+from ganaug.models.device import (
+    choose_device,
+    deterministic_kernels,
+    is_out_of_memory,
+    keep_freed_memory,
+    use_bf16,
+)
 from ganaug.models.modelfile import ModelHeader
 from ganaug.plugins import load_plugin
 from ganaug.progress import progress_bar
@@ -171,7 +177,7 @@ def _train(
     planned = replace(planned, config=replace(planned.config, threads=choose_threads(planned)))
     planned = _agreed(planned)
     threads = planned.config.threads or 1
-    with disk_errors(run.path), cpu_threads(threads):
+    with disk_errors(run.path), cpu_threads(threads), deterministic_kernels(planned.config.deterministic):
         if is_main() and fresh:
             prepare_output(run.path, overwrite=overwrite, options=_OPTIONS)
         wait()

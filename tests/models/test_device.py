@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from ganaug.errors import ConfigError
 from ganaug.models import device
-from ganaug.models.device import choose_device, use_bf16
+from ganaug.models.device import choose_device, deterministic_kernels, use_bf16
 
 
 def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +38,21 @@ def test_precision_is_as_asked_or_as_the_hardware_multiplies(monkeypatch: pytest
     for fast in (True, False):
         monkeypatch.setattr(device, "_cpu_multiplies_bf16", lambda fast=fast: fast)
         assert use_bf16("auto", cpu) is fast
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_deterministic_kernels_are_asked_for_as_long_as_a_training_lasts(
+    monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.use_deterministic_algorithms(before)
+    try:
+        with deterministic_kernels(True):
+            assert torch.are_deterministic_algorithms_enabled()
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert torch.are_deterministic_algorithms_enabled() is before
+        with deterministic_kernels(False):
+            assert torch.are_deterministic_algorithms_enabled() is before
+    finally:
+        torch.use_deterministic_algorithms(False)
