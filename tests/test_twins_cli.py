@@ -82,6 +82,33 @@ def test_too_few_images_give_no_verdict_and_no_failure(gan: Translator, shapes: 
     assert "Accepted as cross: 0 of 8" in result.output
 
 
+def test_a_folder_that_cannot_take_the_twins_is_refused_before_any_image_is_read(
+    gan: Translator, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(twin_judge, "scan", lambda *_, **__: pytest.fail("images were read"))
+    (tmp_path / "thesis.txt").write_text("x")
+    asked: tuple[object, ...] = (gan.path, data, "--to", "disk", "--out", tmp_path)
+    for file, text in (("thesis.txt", "x"), ("request.json", '{"to": "cross"}'), ("request.json", "[]")):
+        (tmp_path / file).write_text(text)
+        refused = run(*asked)
+        assert refused.exit_code == 2, refused.output
+        assert "not empty" in refused.output
+    assert "not made by ganaug" in run(*asked, "--overwrite").output
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(
+    gan: Translator, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(twin_judge, "train_judge", stopped)
+    result = run(gan.path, data, "--to", "disk", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "the same command goes on" in result.output
+    assert "--resume" not in result.output
+
+
 def test_wrong_runs_and_names_say_what_to_do(gan: Translator, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     style = make_translator(tmp_path / "style" / "generator.safetensors", domains=("cross", "disk"), rule="style")

@@ -42,11 +42,15 @@ def evaluate(
 
     Every figure stands beside its control: what real images give in the place of the synthetic ones.
     """
+    from ganaug.errors import Interrupted
     from ganaug.evaluation.evaluate import evaluate as run_evaluation
 
-    found = run_evaluation(
-        run, real, out, train=train, per_class_count=per_class, features=features, seed=seed, group_regex=group_regex,
-        device=device, overwrite=overwrite, show_progress=not json_,
-    )  # fmt: skip
+    try:
+        found = run_evaluation(
+            run, real, out, train=train, per_class_count=per_class, features=features, seed=seed,
+            group_regex=group_regex, device=device, overwrite=overwrite, show_progress=not json_,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        raise Interrupted("Stopped. An evaluation is not kept in parts: the same command begins anew.") from None
     more = "" if out is None else f"\nEverything is in {out}: metrics.json, report.html."
     show(found.metrics, json_, found.summary() + more)

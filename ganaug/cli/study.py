@@ -77,7 +77,7 @@ def study(
     """
     import sys
 
-    from ganaug.errors import ModelFileError
+    from ganaug.errors import Interrupted, ModelFileError
     from ganaug.evaluation.folder_study import VERDICT, StudySettings
     from ganaug.evaluation.folder_study import study as run_study
     from ganaug.files import read_json
@@ -90,10 +90,17 @@ def study(
         lr=lr, model=model, size=parse_size(size), split_seed=split_seed, smallest_gain=smallest_gain,
         group_regex=group_regex, **given,
     )  # fmt: skip
-    outcome = run_study(
-        data, out, settings, run=run_, test=test, target=target, device=device, jobs=jobs, overwrite=overwrite,
-        show_progress=not json_, say=(lambda _: None) if json_ else click.echo,
-    )  # fmt: skip
+    try:
+        outcome = run_study(
+            data, out, settings, run=run_, test=test, target=target, device=device, jobs=jobs, overwrite=overwrite,
+            show_progress=not json_, say=(lambda _: None) if json_ else click.echo,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        without = ", without --overwrite, which would begin anew" if overwrite else ""
+        raise Interrupted(
+            f"Stopped. Every generator and classifier that was complete is kept in {out}. The same command goes on "
+            f"with them{without}."
+        ) from None
     found = read_json(out / VERDICT, ModelFileError, "Give the same command again.")
     lines = []
     for part, title in (("test", "Held-out images"), ("site", "The other site")):

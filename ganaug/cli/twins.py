@@ -53,24 +53,30 @@ def twins(
     Writes twins.csv, a row for each scan, and twins.png, accepted and rejected translations beside their sources. A
     judge of the classes is trained on DATA and checked on images that it has not seen.
     """
+    from ganaug.errors import Interrupted
     from ganaug.evaluation.twins import make_twins
     from ganaug.files import keep_apart
     from ganaug.sampling import load
 
     for path in (run, data):
         keep_apart(out, path)
-    summary = make_twins(
-        load(run, device=device),  # type: ignore[arg-type]  # make_twins says in a sentence what else it is
-        data,
-        out,
-        to=to,
-        source=None if source is None else [name.strip() for name in source.split(",")],
-        count=count,
-        seed=seed,
-        group_regex=group_regex,
-        overwrite=overwrite,
-        show_progress=not json_,
-    )
+    try:
+        summary = make_twins(
+            load(run, device=device),  # type: ignore[arg-type]  # make_twins says in a sentence what else it is
+            data,
+            out,
+            to=to,
+            source=None if source is None else [name.strip() for name in source.split(",")],
+            count=count,
+            seed=seed,
+            group_regex=group_regex,
+            overwrite=overwrite,
+            show_progress=not json_,
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Stopped. What was translated is kept, and the same command goes on with it; the judge is trained again."
+        ) from None
     show(summary, json_, _text(summary))
 
 

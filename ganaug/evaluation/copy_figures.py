@@ -69,7 +69,7 @@ def space_figures(
     training, gap = space.nearest(SYNTHETIC, TRAINING, k=_LINE_ENDS)
     target, distance = training[:, 0], gap[:, 0]
     ratio = nearness.ratio(target, distance)
-    back, back_gap = space.nearest(HELD_OUT, TRAINING)
+    back, back_gap = space.nearest(HELD_OUT, TRAINING, k=_LINE_ENDS)
     control = np.sort(nearness.ratio(back[:, 0], back_gap[:, 0]))
     score = nearness.synthetic_scores(target, distance)
     near = (ratio < control[0]) & (score > nearness.scores[nearness.n_training :].max())
@@ -86,7 +86,7 @@ def space_figures(
         for at in order[:closest]
     )
     on_line = _off_line(space, SYNTHETIC, training)
-    on_line_control = _off_line(space, HELD_OUT, space.nearest(HELD_OUT, TRAINING, k=_LINE_ENDS)[0])
+    on_line_control = _off_line(space, HELD_OUT, back)
     sides = np.split(nearness.scores, [nearness.n_training])
     u = mannwhitneyu(*sides).statistic
     return SpaceResult(

@@ -26,6 +26,7 @@ from ganaug.data.tensors import load_images
 from ganaug.errors import DataError, ModelFileError
 from ganaug.evaluation.cas import hits_of
 from ganaug.evaluation.classifier import ClassicalAugment, predict, train_classifier
+from ganaug.evaluation.compared import Compared
 from ganaug.evaluation.detector import detect
 from ganaug.evaluation.distances import per_class
 from ganaug.evaluation.draws import balanced_batches
@@ -36,7 +37,7 @@ from ganaug.evaluation.memorization import memorization
 from ganaug.evaluation.spectrum import spectrum
 from ganaug.evaluation.stats import class_recalls
 from ganaug.evaluation.study import ImageSet
-from ganaug.files import disk_errors, keep_apart, prepare_output, write_json
+from ganaug.files import check_output, disk_errors, keep_apart, prepare_output, write_json
 from ganaug.models.device import choose_device
 from ganaug.progress import progress_bar
 from ganaug.sampling.counts import slices_of
@@ -137,15 +138,18 @@ def evaluate(
         LeakError: held-out images of training patients.
         ConfigError: `features` cannot be used, or `out` may not be written.
     """
+    if out is not None:
+        for source in (run, real, *([train] if train else [])):
+            keep_apart(Path(out), Path(source))
+        with disk_errors(Path(out)):
+            check_output(Path(out), overwrite=overwrite)
     place = choose_device(device)
+    given = None if features == "classifier" else _given_network(features, place)
     gan = load_sampler(run, device=device)
     raw = gan.manifest_bytes()
     if raw is None:
         raise ModelFileError(f"{run} has no train_manifest.json; a run folder was wanted, to know what was trained on.")
     training, held_out = _sides(raw, real, train, gan, group_regex, show_progress)
-    if out is not None:
-        for source in (run, real, *([train] if train else [])):
-            keep_apart(Path(out), Path(source))
     parts = _images(gan, training, held_out, per_class_count, seed)
     seconds: dict[str, float] = {}
     with progress_bar("evaluate", len(_PARTS), unit="parts", show=show_progress) as progress:
@@ -159,7 +163,7 @@ def evaluate(
 
         found: dict[str, Any] = {}
         with timed("features"):
-            network = _network(features, parts, place, seed)
+            network = _trained_network(parts, place, seed) if given is None else given
             vectors = {side: network(torch.from_numpy(images)) for side, images in parts.images.items()}
         with timed("fidelity"):
             rows = per_class(
@@ -172,17 +176,17 @@ def evaluate(
         with timed("judge"):
             found["judge"] = judge_figures(gan, parts, seed=seed)
         groups = None if parts.groups is None else (parts.groups["training"], parts.groups["held_out"])
-        same: dict[str, Any] = {
-            "labels": tuple(values.tolist() for values in parts.three(parts.labels)),
-            "groups": groups,
-            "features": parts.three(vectors),
-            "seed": seed,
-        }
         with timed("memorization"):
-            copies = memorization(*parts.three(parts.images), **same)
+            compared = Compared.of(
+                *parts.three(parts.images),
+                labels=parts.three(parts.labels),
+                groups=groups,
+                features=parts.three(vectors),
+            )
+            copies = memorization(compared, seed=seed)
             found["memorization"] = {**copies.to_dict(), "sentence": str(copies)}
         with timed("membership"):
-            attack = membership(*parts.three(parts.images), **same)
+            attack = membership(compared, seed=seed)
             found["membership"] = {**attack.to_dict(), "sentence": str(attack)}
         pair = (parts.images["synthetic"], parts.images["held_out"])
         classes = (parts.labels["synthetic"], parts.labels["held_out"])
@@ -271,12 +275,12 @@ def _images(gan: Sampler, training: Manifest, held_out: Manifest, asked: int | N
     return ImageParts(tuple(gan.classes), images, labels, groups if named else None, training)
 
 
-def _network(features: str, parts: ImageParts, device: torch.device, seed: int) -> FeatureNetwork:
-    if features == "classifier":
-        return trained_features(
-            torch.from_numpy(parts.images["training"]), parts.labels["training"],
-            classes=len(parts.classes), seed=seed, device=device,
-        )  # fmt: skip
+def _trained_network(parts: ImageParts, device: torch.device, seed: int) -> FeatureNetwork:
+    images = torch.from_numpy(parts.images["training"])
+    return trained_features(images, parts.labels["training"], classes=len(parts.classes), seed=seed, device=device)
+
+
+def _given_network(features: str, device: torch.device) -> FeatureNetwork:
     return imagenet_features(device=device) if features == "imagenet" else user_features(features, device=device)
 
 

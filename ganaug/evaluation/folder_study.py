@@ -8,6 +8,7 @@ The test part is scored in every trial, but looked at once, for the comparison o
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ganaug.data.names import count
 from ganaug.errors import ConfigError, ModelFileError
 from ganaug.evaluation.arms import FOLDER_ARMS
 from ganaug.evaluation.generators import (
@@ -26,6 +28,7 @@ from ganaug.evaluation.generators import (
     bank_counts,
     bank_folder,
     make_generator,
+    minutes_of,
 )
 from ganaug.evaluation.outcome import Part, StudyOutcome
 from ganaug.evaluation.study_parts import StudyParts, StudySettings, read_parts
@@ -42,7 +45,7 @@ from ganaug.evaluation.trials import (
     source_sha256,
 )
 from ganaug.evaluation.trivial import AUGMENTATIONS
-from ganaug.files import disk_errors, keep_apart, prepare_output, read_json, write_json
+from ganaug.files import check_output, disk_errors, keep_apart, prepare_output, read_json, write_json
 from ganaug.models.device import choose_device
 from ganaug.progress import progress_bar
 from ganaug.sampling.sampler import load_sampler
@@ -50,7 +53,8 @@ from ganaug.sampling.sampler import load_sampler
 VERDICT = "verdict.json"
 PLAN = "study.json"
 TUNING_SEEDS = 3
-TIMED_STEPS = 12
+TIMED_STEPS = 2, 14
+"""Optimizer steps of two short trainings: their difference is that of the steps alone, without building and scoring."""
 
 
 def study(
@@ -105,6 +109,8 @@ def study(
     for source in (data, run, test, target):
         if source is not None:
             keep_apart(out, Path(source))
+    with disk_errors(out):
+        _check_place(out, asked, overwrite)
     parts = read_parts(data, asked, run, test, target, show_progress)
     shape = (parts.grid.channels, *parts.grid.size)
     check_model(asked.model, shape, len(parts.classes))
@@ -237,41 +243,62 @@ class _Study:
                 progress.update(done, key.rsplit("-", 1)[0])
 
     def _estimate(self) -> None:
-        """Time some steps, and say how long everything will take."""
-        seconds = self._seconds_a_step() * self.asked.steps
-        trainings = len(self.asked.arms) * self.asked.seeds + (len(AUGMENTATIONS) - 1) * TUNING_SEEDS
+        """Time what is still to be trained, and say how long it will take."""
+        trainings, jobs = self._trainings_left(), [job for job in self._jobs() if job.run is None and not job.is_done]
+        if not trainings and not jobs:
+            return
+        # The generators of a kind take the same time, and those by the clock are not timed.
+        minutes = {job.kind: minutes_of(job) for job in {job.kind: job for job in jobs}.values()}
+        generators = sum(minutes[job.kind] for job in jobs) / self._generator_jobs
+        seconds = self._seconds_of_training()
         classifiers = trainings * seconds / self.jobs / 60
-        kinds = self._kinds()
-        minutes = (self.asked.minutes or 0.0) * len(kinds) * self._generators / self._generator_jobs
-        generators = 0.0 if self.given_run and kinds == ["conditional"] else minutes
-        more = "" if self.asked.kimg is None else ", and the generators"
         self.say(
-            f"Estimate: {classifiers + generators:.0f} minutes{more}: {trainings} trainings of {seconds:.0f} s with "
-            f"{self.jobs} side by side, and {len(kinds) * self._generators} generators. Stopped, it goes on with the "
-            "same command."
+            f"Estimate: {count(math.ceil(generators + classifiers), 'minute')}, {math.ceil(generators)} for "
+            f"{count(len(jobs), 'generator')} and {math.ceil(classifiers)} for {count(trainings, 'training')} of "
+            f"{seconds:.0f} s, {self.jobs} side by side. Stopped, it goes on with the same command."
         )
 
-    def _seconds_a_step(self) -> float:
-        trial = Trial(
-            "augmented", 0, TIMED_STEPS, self.asked.batch, "classical", model=self.asked.model, device=self.device
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            start = time.perf_counter()
-            run_trial(trial, self.arrays, Path(folder))
-            return (time.perf_counter() - start) / TIMED_STEPS
+    def _trainings_left(self) -> int:
+        seeds, names = self.asked.seeds, len(self._augmentations)
+        tuned = 0 if names == 1 else min(TUNING_SEEDS, seeds) * (names - ("augmented" in self.asked.arms))
+        kept = [file.stem.rsplit("-", 3) for file in self.results.glob("*-*-*-*.npz")]
+        there = sum(arm in {*self.asked.arms, "augmented"} and int(seed) < seeds for arm, _, seed, _ in kept)
+        return max(0, len(self.asked.arms) * seeds + tuned - there)
+
+    def _seconds_of_training(self) -> float:
+        """Return how long one training and the scoring of its classifier take, by two short ones."""
+        # Of those that may be chosen the last one takes longest.
+        short, longer = (
+            Trial(
+                "augmented", 0, steps, self.asked.batch, self._augmentations[-1], model=self.asked.model,
+                lr=self.asked.lr, device=self.device,
+            )
+            for steps in TIMED_STEPS
+        )  # fmt: skip
+        seconds = []
+        # The first one loads the images and chooses kernels, once for all that follow.
+        for trial in (short, short, longer):
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.perf_counter()
+                run_trial(trial, self.arrays, Path(folder))
+                seconds.append(time.perf_counter() - start)
+        step = max(0.0, seconds[2] - seconds[1]) / (longer.steps - short.steps)
+        return seconds[1] + step * (self.asked.steps - short.steps)
+
+    @property
+    def _augmentations(self) -> list[str]:
+        """What is tuned over."""
+        grid = self.parts.grid
+        return list(AUGMENTATIONS) if len(grid.size) == 2 and grid.channels in (1, 3) else ["classical"]
 
     def _tuned(self) -> tuple[str, dict[str, float]]:
         """Return the augmentation that is best on validation, and the mean balanced accuracy of each."""
-        names = (
-            list(AUGMENTATIONS)
-            if len(self.parts.grid.size) == 2 and self.parts.grid.channels in (1, 3)
-            else ["classical"]
-        )
+        names = self._augmentations
         if len(names) == 1:
             return names[0], {}
         trials = {
             name: [self._trial("augmented", seed, name, {}) for seed in range(min(TUNING_SEEDS, self.asked.seeds))]
-            for name in AUGMENTATIONS
+            for name in names
         }
         self._run([trial for row in trials.values() for trial in row], "trainings to tune the augmentation")
         labels = self.parts.manifests["val"].labels
@@ -296,8 +323,8 @@ class _Study:
     def _generator_jobs(self) -> int:
         return max(1, min(self.jobs, len(self._kinds()) * self._generators))
 
-    def _generated(self) -> dict[str, dict[str, Any]]:
-        """Train what is missing; return by ``kind-number`` what `make_generator` tells."""
+    def _jobs(self) -> list[GeneratorJob]:
+        """Return all generators that the arms need, also those that are trained already."""
         sources = {FOLDER_ARMS[arm].source for arm in self.asked.arms}
         sources |= {"synthetic"} if "duplicates" in sources else set()
         train = self.parts.manifests["train"]
@@ -321,8 +348,13 @@ class _Study:
                         self.parts.target if kind == "site" else None, given,
                     )
                 )  # fmt: skip
-                jobs[-1].folder.mkdir(parents=True, exist_ok=True)
-        made = {}
+        return jobs
+
+    def _generated(self) -> dict[str, dict[str, Any]]:
+        """Train what is missing; return by ``kind-number`` what `make_generator` tells."""
+        jobs, made = self._jobs(), {}
+        for job in jobs:
+            job.folder.mkdir(parents=True, exist_ok=True)
         with progress_bar("generators", len(jobs), unit="generators", show=self.show and bool(jobs)) as progress:
             calls = [(make_generator, (job,)) for job in jobs]
             for done, facts in enumerate(side_by_side(calls, jobs=self._generator_jobs), start=1):
@@ -354,17 +386,12 @@ class _Study:
         # A bank tells the classes and the form of the images also where none are to be added.
         known = [name for name in outcome.arms if FOLDER_ARMS[name].source]
         trial = self._trial(arm if use else known[0], 0, outcome.settings["augmentation"], made) if known else None
-        mixture: dict[str, Any] = {"sampling_strategy": {}}
-        if use and trial:
-            mixture = trial.mixture
-        elif FOLDER_ARMS[arm].balanced:
-            mixture = {"sampling_strategy": "auto", "balance": "resample"}
         recommended = {
             "arm": arm,
             "title": FOLDER_ARMS[arm].title,
-            "augmentation": outcome.settings["augmentation"],
+            "augmentation": outcome.settings["augmentation"] if FOLDER_ARMS[arm].augmented else None,
             "bank": Path(os.path.relpath(trial.bank, self.out)).as_posix() if trial else None,
-            "mixture": mixture,
+            "mixture": self._mixture(arm, made),
         }
         return {
             "format": "ganaug-verdict",
@@ -376,37 +403,48 @@ class _Study:
         }
 
 
-def _changes(before: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+def _check_place(out: Path, asked: StudySettings, overwrite: bool) -> None:
+    """Refuse a folder that cannot take this study, as far as can be told before the images are read."""
+    if overwrite or not (out / PLAN).exists():
+        check_output(out, overwrite=overwrite)
+        return
+    _refuse(out, _changed_settings(_plan_in(out), asked))
+
+
+def _plan_in(out: Path) -> dict[str, Any]:
+    plan = read_json(out / PLAN, ConfigError, "Choose another folder, or --overwrite.")
+    return plan if isinstance(plan, dict) else {}
+
+
+def _changed_settings(before: Mapping[str, Any], asked: StudySettings) -> list[str]:
     """Name what differs; more seeds or arms than before go on with what is there."""
-    old, new = before.get("settings", {}), plan["settings"]
-    changed = [key for key in new if key not in ("seeds", "arms") and new[key] != old.get(key)]
-    titles = {"data_sha256": "the images", "target_sha256": "the other site's images", "model_sha256": "the run"}
-    return changed + [title for key, title in titles.items() if before.get(key) != plan[key]]
+    old, new = before.get("settings", {}), json.loads(json.dumps(asdict(asked)))
+    return [key for key in new if key not in ("seeds", "arms") and new[key] != old.get(key)]
+
+
+def _refuse(out: Path, changed: Sequence[str]) -> None:
+    if changed:
+        raise ConfigError(
+            f"{out} holds a study that differs in {', '.join(changed)}. Give the same command to go on with it, "
+            "another --out, or --overwrite."
+        )
 
 
 def _prepare(out: Path, asked: StudySettings, parts: StudyParts, run: str | Path | None, overwrite: bool) -> None:
     """Create the folder, or go on with the same study in it."""
-    model = None if run is None else load_sampler(run, device="cpu").model_sha256
-    facts = {
+    plan = {
         "data_sha256": parts.sha256,
         "target_sha256": parts.target_sha256,
-        "model_sha256": model,
-        "settings": asdict(asked),
+        "model_sha256": None if run is None else load_sampler(run, device="cpu").model_sha256,
+        "settings": json.loads(json.dumps(asdict(asked))),
     }
-    plan = json.loads(json.dumps(facts))
-    file = out / PLAN
-    if file.exists() and not overwrite:
-        before = read_json(file, ConfigError, "Choose another folder, or --overwrite.")
+    if (out / PLAN).exists() and not overwrite:
+        before = _plan_in(out)
         # The arm of another site's images may be added later too.
         plan["target_sha256"] = plan["target_sha256"] or before.get("target_sha256")
         known = {**before, "target_sha256": before.get("target_sha256") or plan["target_sha256"]}
-        changed = _changes(known, plan)
-        if changed:
-            what = ", ".join(changed)
-            raise ConfigError(
-                f"{out} holds a study that differs in {what}. Give the same command to go on with it, another --out, "
-                "or --overwrite."
-            )
+        titles = {"data_sha256": "the images", "target_sha256": "the other site's images", "model_sha256": "the run"}
+        _refuse(out, [title for key, title in titles.items() if known.get(key) != plan[key]])
     else:
         prepare_output(out, overwrite=overwrite)
-    write_json(file, plan)
+    write_json(out / PLAN, plan)

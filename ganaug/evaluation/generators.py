@@ -18,7 +18,8 @@ from ganaug.files import read_json, write_json
 from ganaug.sampling.bank import SyntheticBank
 from ganaug.sampling.sampler import load
 from ganaug.training.fit import fit
-from ganaug.training.plan import make_plan
+from ganaug.training.plan import Plan, make_plan
+from ganaug.training.probe import probe
 
 DONE = "made.json"
 """Written into a generator's folder when its banks are complete."""
@@ -53,6 +54,11 @@ class GeneratorJob:
     run: Path | None = None
     """A run that is there already; nothing is trained."""
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it was trained before."""
+        return (self.folder / DONE).exists()
+
 
 def bank_folder(job_folder: Path, source: str) -> Path:
     """Return where a generator's bank of a source is."""
@@ -67,7 +73,7 @@ def make_generator(job: GeneratorJob) -> dict[str, Any]:
     """
     done = job.folder / DONE
     facts: dict[str, Any] = {"kind": job.kind, "number": job.number, "sources": []}
-    if done.exists():
+    if job.is_done:
         facts = read_json(done, ModelFileError, "Delete the study's folder and start again.")
     missing = [source for source in job.sources if source not in facts]
     if "failed" in facts or not missing:
@@ -91,7 +97,19 @@ def make_generator(job: GeneratorJob) -> dict[str, Any]:
     return facts
 
 
+def minutes_of(job: GeneratorJob) -> float:
+    """Return how long a generator trains: what was asked for, or what some timed steps let expect."""
+    minutes = job.settings.get("minutes")
+    return probe(_plan(job)[0])["expected_minutes"] if minutes is None else float(minutes)
+
+
 def _trained(job: GeneratorJob) -> Path:
+    planned, settings = _plan(job)
+    target = None if job.target is None else job.target.root
+    return fit(job.train.root, job.folder / "run", planned=planned, target=target, overwrite=True, **settings).path
+
+
+def _plan(job: GeneratorJob) -> tuple[Plan, dict[str, Any]]:
     settings = {**job.settings, "seed": job.number}
     if job.kind != "conditional":
         settings |= {"model": "cyclegan", "rule": "class" if job.kind == "class" else "style"}
@@ -99,9 +117,7 @@ def _trained(job: GeneratorJob) -> Path:
     if job.kind == "class" and domains > 2:
         # All domains share a batch in equal parts; the recipes' own batches are 8 images and 4 volumes.
         settings["batch"] = domains * -(-(8 if len(job.settings["size"]) == 2 else 4) // domains)
-    planned = make_plan(job.train, settings=settings, target=job.target)
-    target = None if job.target is None else job.target.root
-    return fit(job.train.root, job.folder / "run", planned=planned, target=target, overwrite=True, **settings).path
+    return make_plan(job.train, settings=settings, target=job.target), settings
 
 
 def _filled(job: GeneratorJob, gan: Any, source: str) -> dict[str, Any]:

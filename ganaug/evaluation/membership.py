@@ -24,23 +24,21 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.stats import beta, norm, rankdata
 
 from ganaug.data.names import count
+from ganaug.evaluation.compared import Compared
 from ganaug.evaluation.distances import Interval
 from ganaug.evaluation.exchangeability import by_unit, class_medians, runs_p
-from ganaug.evaluation.spaces import Features, Space, feature_spaces, image_spaces
+from ganaug.evaluation.spaces import Space
 from ganaug.evaluation.three_sets import (
     FALSE_ALARM_RATE,
     HELD_OUT,
     MIN_HELD_OUT,
     TRAINING,
     Ints,
-    image_sets,
-    label_arrays,
     require_rate,
-    unit_codes,
 )
 
 AttackName: TypeAlias = Literal["nearest", "calibrated"]
@@ -118,40 +116,19 @@ class _Fold:
     """Which held-out images the non-members are."""
 
 
-def membership(
-    synthetic: ArrayLike,
-    training: ArrayLike,
-    held_out: ArrayLike,
-    *,
-    labels: tuple[Sequence[int], Sequence[int], Sequence[int]] | None = None,
-    groups: tuple[Sequence[str], Sequence[str]] | None = None,
-    features: Features | None = None,
-    false_alarm_rate: float = FALSE_ALARM_RATE,
-    seed: int = 0,
-) -> Membership:
+def membership(compared: Compared, *, false_alarm_rate: float = FALSE_ALARM_RATE, seed: int = 0) -> Membership:
     """Attack the synthetic images: which real images were trained on?
 
     Args:
-        synthetic: N×C×H×W or N×C×D×H×W, in [-1, 1].
-        training: the same form, the members.
-        held_out: the same form, the non-members, split off at random by patient.
-        labels: classes of the three sets. Scores are then compared within classes, whose shares may differ.
-        groups: patients of the training and the held-out images.
-        features: a second or third space: a callable, or the features of the three sets, N×dim.
+        compared: the three sets, of `Compared.of`; training images are the members, held-out ones the non-members.
         false_alarm_rate: of all attacks together.
         seed: of the halves of the held-out images.
 
     Raises:
-        ConfigError: the false-alarm rate is not within (0, .5), or there are other than three sets of features.
-        DataError: shapes that do not fit each other, values that are not finite, or an empty set.
-        LeakError: training and held-out images share a patient.
+        ConfigError: the false-alarm rate is not within (0, .5).
     """
     require_rate(false_alarm_rate)
-    sets = image_sets(synthetic, training, held_out)
-    codes = unit_codes(sets, groups)
-    classes = label_arrays(sets, labels)
-    units = (len(np.unique(codes[0])), len(np.unique(codes[1])))
-    unit = "image" if groups is None else "patient"
+    codes, units, unit = compared.codes, compared.units, compared.unit
     if min(units) < MIN_HELD_OUT:
         return Membership(
             "cannot tell",
@@ -163,8 +140,8 @@ def membership(
         )
     quarters = _quarters(codes[1], np.random.default_rng(seed))
     attacks = []
-    for space in image_spaces(sets) + feature_spaces(sets, features):
-        for name, (folds, control) in _Scorer(space, classes).folds(quarters).items():
+    for space in compared.spaces:
+        for name, (folds, control) in _Scorer(space, compared.classes).folds(quarters).items():
             auc, above = _auc(folds, codes)
             p = min(1.0, 2 * min(above, _few_p(folds, codes)))
             control_auc, above = _auc(control, codes)

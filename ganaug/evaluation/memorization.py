@@ -28,24 +28,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from ganaug.data.names import count
+from ganaug.evaluation.compared import Compared
 from ganaug.evaluation.copies import Duplicates, exact_copies_p, find_duplicates, without_repeats
 from ganaug.evaluation.copy_figures import SpaceResult, space_figures
 from ganaug.evaluation.exchangeability import Nearness, split_p
-from ganaug.evaluation.spaces import Features, feature_spaces, image_spaces
 from ganaug.evaluation.three_sets import (
     FALSE_ALARM_RATE,
     HELD_OUT,
     MIN_HELD_OUT,
     SYNTHETIC,
     TRAINING,
-    image_sets,
-    label_arrays,
     require_rate,
-    unit_codes,
 )
 
 _SPLIT_LEVEL = 0.001
@@ -93,41 +87,22 @@ class Memorization:
 
 
 def memorization(
-    synthetic: ArrayLike,
-    training: ArrayLike,
-    held_out: ArrayLike,
-    *,
-    labels: tuple[Sequence[int], Sequence[int], Sequence[int]] | None = None,
-    groups: tuple[Sequence[str], Sequence[str]] | None = None,
-    features: Features | None = None,
-    false_alarm_rate: float = FALSE_ALARM_RATE,
-    closest: int = 20,
-    seed: int = 0,
+    compared: Compared, *, false_alarm_rate: float = FALSE_ALARM_RATE, closest: int = 20, seed: int = 0
 ) -> Memorization:
     """Compare how near synthetic images come to the training images and to held-out images of other patients.
 
     Args:
-        synthetic: N×C×H×W or N×C×D×H×W, in [-1, 1].
-        training: the same form; what the generator was trained on.
-        held_out: the same form; what it has not seen, split off at random by patient.
-        labels: classes of the three sets. Scores are then compared within classes, whose shares may differ.
-        groups: patients of the training and the held-out images.
-        features: a second or third space: a callable, or the features of the three sets, N×dim.
+        compared: the three sets, of `Compared.of`.
         false_alarm_rate: of a whole evaluation, over all its tests.
         closest: pairs listed in each space.
         seed: of the cells of C_T and of the check of the split.
 
     Raises:
-        ConfigError: the false-alarm rate is not within (0, .5), or there are other than three sets of features.
-        DataError: shapes that do not fit each other, values that are not finite, or an empty set.
-        LeakError: training and held-out images share a patient.
+        ConfigError: the false-alarm rate is not within (0, .5).
     """
     require_rate(false_alarm_rate)
-    sets = image_sets(synthetic, training, held_out)
-    codes = unit_codes(sets, groups)
-    classes = label_arrays(sets, labels)
-    spaces = image_spaces(sets) + feature_spaces(sets, features)
-    units = (len(np.unique(codes[0])), len(np.unique(codes[1])))
+    sets, codes, classes, spaces = compared.sets, compared.codes, compared.classes, compared.spaces
+    units = compared.units
     found = find_duplicates(sets, classes)
     level = false_alarm_rate / (3 * len(spaces) + 1)
     enough = min(units) >= MIN_HELD_OUT
@@ -150,7 +125,7 @@ def memorization(
         uneven = min(1.0, uneven * len(spaces))
     if enough:
         evidence.append(Evidence("pixels", "exact copies", exact_copies_p(found, sets), level))
-    word, sentence = _verdict(evidence, results, found, units, uneven, false_alarm_rate, groups is not None)
+    word, sentence = _verdict(evidence, results, found, units, uneven, false_alarm_rate, compared.unit)
     return Memorization(
         word,
         sentence,
@@ -171,9 +146,8 @@ def _verdict(
     units: tuple[int, int],
     split_p: float | None,
     rate: float,
-    grouped: bool,
+    unit: str,
 ) -> tuple[Literal["alarm", "no alarm", "cannot tell"], str]:
-    unit = "patient" if grouped else "image"
     copies = len({at for at, _ in found.exact})
     many = "are exact copies of training images" if copies > 1 else "is an exact copy of a training image"
     listed = f" {count(copies, 'synthetic image')} {many}." if copies else ""

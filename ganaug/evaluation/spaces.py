@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -64,10 +65,12 @@ class Space:
         step = max(1, _CELLS // len(references))
         for start in range(0, len(queries), step):
             rows = slice(start, start + step)
-            likeness = queries[rows, 0] @ references.T
-            for variant in range(1, queries.shape[1]):
-                np.maximum(likeness, queries[rows, variant] @ references.T, out=likeness)
-            near = norms - 2 * likeness
+            # |x - y|² / 2 - |y|² / 2. Variants of an image differ in norm: the likest is not always the nearest.
+            half = np.full((len(queries[rows]), len(references)), np.inf, dtype=np.float32)
+            for variant in queries[rows].transpose(1, 0, 2):
+                own = np.einsum("nd,nd->n", variant, variant)[:, None] / 2
+                np.minimum(half, own - variant @ references.T, out=half)
+            near = 2 * half + norms
             if codes is not None:
                 near[codes[0][rows, None] == codes[1]] = np.inf
             chosen = near.argmin(axis=1)[:, None]
@@ -86,6 +89,13 @@ class Space:
 
     def to_synthetic(self, *, k: int = 1) -> NDArray[np.float64]:
         """Return the distance of each training, then each held-out image to the k-th nearest synthetic one."""
+        return self._to_nearest_synthetic if k == 1 else self._to_synthetic(k)
+
+    @cached_property
+    def _to_nearest_synthetic(self) -> NDArray[np.float64]:
+        return self._to_synthetic(1)
+
+    def _to_synthetic(self, k: int) -> NDArray[np.float64]:
         return np.concatenate([self.nearest(side, SYNTHETIC, k=k)[1][:, -1] for side in (TRAINING, HELD_OUT)])
 
     def pooled(self) -> Space:

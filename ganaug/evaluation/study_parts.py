@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,13 @@ import numpy as np
 
 from ganaug.data.grid import Grid
 from ganaug.data.intensity import IntensityMap
-from ganaug.data.leak import Trained, refuse_leak
-from ganaug.data.manifest import Manifest
+from ganaug.data.leak import Trained, held_out_items, refuse_leak
+from ganaug.data.manifest import Manifest, hash_group
+from ganaug.data.names import count, few, printable
 from ganaug.data.reading import scan
 from ganaug.data.split import split_three
 from ganaug.data.tensors import load_images
-from ganaug.errors import ConfigError, DataError
+from ganaug.errors import ConfigError, DataError, LeakError
 from ganaug.evaluation.arms import FOLDER_ARMS
 from ganaug.evaluation.trials import SCORED
 from ganaug.sampling.sampler import load_sampler
@@ -31,6 +33,7 @@ LEAST = {"train": 4, "val": 2, "test": 5, "site": 5}
 """Images of a class that each part needs."""
 LEAST_GROUPS = 2
 """Patients of a class that parts with intervals, test and site, need."""
+_WANTED = "For --test another site's labelled folder is wanted, with other patients."
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,26 @@ class StudySettings:
     group_regex: str | None = None
 
     def __post_init__(self) -> None:
-        unknown = [arm for arm in self.arms if arm not in FOLDER_ARMS]
-        if unknown or not self.arms or len(set(self.arms)) < len(self.arms):
-            raise ConfigError(
-                f"--arms {','.join(self.arms)} was given; different ones of {', '.join(FOLDER_ARMS)} were wanted."
-            )
+        _check_arms(self.arms)
         if not any(not FOLDER_ARMS[arm].source for arm in self.arms):
             raise ConfigError("Only arms with added images were given; one without is wanted too, such as augmented.")
         for name, least in (("seeds", 2), ("generators", 1), ("steps", 1), ("batch", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"--{name} {getattr(self, name)} was given; {least} or more was wanted.")
+
+
+def _check_arms(arms: Sequence[str]) -> None:
+    known = ", ".join(FOLDER_ARMS)
+    for arm in arms:
+        if arm not in FOLDER_ARMS:
+            near = difflib.get_close_matches(arm[:100], FOLDER_ARMS, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"--arms names {printable(arm[:100])!r}, which is no arm. {hint}There are: {known}.")
+    twice = next((arm for arm in arms if arms.count(arm) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"--arms names {twice!r} twice. Name it once.")
+    if not arms:
+        raise ConfigError(f"--arms names nothing; some of these were wanted: {known}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +127,7 @@ def read_parts(
     show: bool,
 ) -> StudyParts:
     """Read and split everything, and refuse what cannot be studied; see `ganaug.evaluation.folder_study.study`."""
+    _refuse_same_folder(data, test, target)
     options: dict[str, Any] = {"group_regex": asked.group_regex, "show_progress": show}
     manifest = scan(data, **options)
     notes = []
@@ -140,6 +154,7 @@ def read_parts(
         notes.append("Split by patient." if named else "Split by image: no patients are known (--group-regex).")
     if test is not None:
         manifests["site"] = _ordered(scan(test, **options), manifest.classes, test)
+        _refuse_shared(manifest, data, manifests["site"], test)
     other = None if target is None else scan_target(target, manifest, **options)[0]
     _check(manifests)
     known_to = [manifests["train"].to_json()]
@@ -176,6 +191,40 @@ def read_parts(
     return StudyParts(manifests, images, grid, intensity, other, tuple(notes))
 
 
+def _refuse_same_folder(data: str | Path, test: str | Path | None, target: str | Path | None) -> None:
+    if test is None:
+        return
+    place = Path(test).resolve()
+    if place == Path(data).resolve():
+        raise LeakError(
+            f"--test {test} is the folder of the study itself. {_WANTED} Of {data} the study holds patients out as its "
+            "own test part: leave --test out."
+        )
+    if target is not None and place == Path(target).resolve():
+        raise LeakError(
+            f"--test and --target are both {test}: what a generator learns from is not tested on. Put the site's "
+            "patients into two folders, one for each."
+        )
+
+
+def _refuse_shared(manifest: Manifest, data: str | Path, site: Manifest, test: str | Path) -> None:
+    """Refuse a site that shares images or patients with any part of the study."""
+    known = Trained.of(manifest.to_json())
+    items = held_out_items(site)
+    same = [one.name for one in items if known.files & {*one.files} or known.contents & {*one.contents}]
+    if same:
+        raise LeakError(
+            f"{len(same)} of the {count(len(items), 'image')} of --test {test} are images of {data} too: {few(same)}. "
+            f"{_WANTED}"
+        )
+    patients = {name for one in items for name in one.groups if hash_group(name) in known.groups}
+    if patients:
+        raise LeakError(
+            f"--test {test} has {count(len(patients), 'patient')} of {data} too: {few(sorted(patients))}. {_WANTED} If "
+            "they are other people, give them other names: a group column in metadata.csv, or another --group-regex."
+        )
+
+
 def _two(rest: Manifest, asked: StudySettings) -> dict[str, Manifest]:
     """Split what a run does not know into validation and test."""
     _, val, test = asked.fractions
@@ -210,10 +259,10 @@ def _ordered(manifest: Manifest, classes: Sequence[str], name: object) -> Manife
 def _check(manifests: Mapping[str, Manifest]) -> None:
     short = []
     for part, manifest in manifests.items():
-        for label, (name, count) in enumerate(manifest.counts.items()):
+        for label, (name, images) in enumerate(manifest.counts.items()):
             groups = {item.group for item in manifest.items if item.label == label}
-            if count < LEAST[part]:
-                short.append(f"{part} has {count} of {name!r} ({LEAST[part]} wanted)")
+            if images < LEAST[part]:
+                short.append(f"{part} has {images} of {name!r} ({LEAST[part]} wanted)")
             elif part in ("test", "site") and len(groups) < LEAST_GROUPS:
                 short.append(f"{part} has {name!r} of {len(groups)} patient ({LEAST_GROUPS} wanted)")
     if short:

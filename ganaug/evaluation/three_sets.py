@@ -18,6 +18,7 @@ FALSE_ALARM_RATE = 0.001
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Labels = Sequence[int] | Ints
 
 SYNTHETIC, TRAINING, HELD_OUT = 0, 1, 2
 NAMES = ("synthetic", "training", "held-out")
@@ -82,7 +83,7 @@ def unit_codes(sets: Sequence[np.ndarray], groups: tuple[Sequence[str], Sequence
 
 
 def label_arrays(
-    sets: Sequence[np.ndarray], labels: tuple[Sequence[int], Sequence[int], Sequence[int]] | None
+    sets: Sequence[np.ndarray], labels: tuple[Labels, Labels, Labels] | None
 ) -> tuple[Ints, Ints, Ints] | None:
     """Return the labels as arrays.
 

@@ -8,8 +8,11 @@ import inspect
 import io
 import json
 import multiprocessing
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +33,9 @@ from ganaug.mixing import SyntheticMixDataset
 
 SCORED = ("val", "test", "site")
 """The parts that a trained classifier is scored on; `site` is another site's, where there is one."""
+
+_NOTHING: dict[str, Any] = {"sampling_strategy": {}}
+"""Arguments of `SyntheticMixDataset` that add nothing, and draw every item as often as any other."""
 
 
 class Images(Dataset[tuple[torch.Tensor, int]]):
@@ -81,28 +87,32 @@ class Trial:
 def mixture_of(arm: str, counts: Mapping[str, int], supply: Mapping[str, int] | None = None) -> dict[str, Any]:
     """Return the arguments of `SyntheticMixDataset` for an arm, the ones that a user is to take over.
 
+    With them, items drawn by `SyntheticMixDataset.sample_weights` have the shares of the classes, and of synthetic
+    images within each, that they have in the arm's plan of draws (`ganaug.evaluation.draws.balanced_batches`).
+
     Images from noise are added to every class, a quarter as many as real ones where none are lacking, so that looking
     synthetic is no sign of a class; so are images translated to another site, one for each real image. Images
     translated from one class to another are there for the rare class alone, and no more of them than were accepted.
+    The other classes are leveled without.
 
     Args:
         arm: of `FOLDER_ARMS`.
         counts: training images by class.
         supply: of translated images, by class.
     """
-    source, ratio = FOLDER_ARMS[arm].source, FOLDER_ARMS[arm].ratio
-    common: dict[str, Any] = {"sampling_strategy": "auto", "balance": "both", "ratio": round(ratio, 4)}
+    source, ratio = FOLDER_ARMS[arm].source, round(FOLDER_ARMS[arm].ratio, 4)
+    if not source:
+        return {"sampling_strategy": "auto", "balance": "resample"} if FOLDER_ARMS[arm].balanced else _NOTHING
+    common: dict[str, Any] = {"sampling_strategy": "auto", "balance": "both", "ratio": ratio}
     if source == "site":
         return {**common, "symmetric": 1.0}
     if source != "translated":
-        return {**common, "symmetric": round(0.25 * ratio, 4)}
+        return {**common, "symmetric": round(0.25 * FOLDER_ARMS[arm].ratio, 4)}
     rare = min(counts, key=lambda name: counts[name])
     if supply is not None:
-        common["ratio"] = min(common["ratio"], supply[rare] / counts[rare])
-    if len(counts) > 2:
-        # "auto" would want translations to every class that is not the largest.
-        common["sampling_strategy"] = {rare: max(counts.values())}
-    return {**common, "symmetric": 0.0}
+        ratio = min(ratio, supply[rare] / counts[rare])
+    # Of two classes only the rare one lacks any.
+    return {**common, "ratio": ratio if len(counts) == 2 else {rare: ratio}, "symmetric": 0.0}
 
 
 def load_model(spec: str) -> Callable[[tuple[int, ...], int], nn.Module] | None:
@@ -176,7 +186,7 @@ def save_parts(
             array = np.ascontiguousarray(array)
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(array.data)
-            np.save(folder / f"{name}.npy", array)
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
     (folder / "classes.json").write_text(json.dumps(list(classes)))
     (folder / "intensity.json").write_text(json.dumps(intensity and intensity.to_dict()))
     return digest.hexdigest()
@@ -220,7 +230,7 @@ def run_trial(trial: Trial, data: Path, results: Path) -> str:
 def _float_form(data: Path) -> Callable[[Any], torch.Tensor]:
     """Return the way of a bank's stored image, without channels or with them last, to that of the study's images."""
     intensity = IntensityMap.from_dict(json.loads((data / "intensity.json").read_text()))
-    dims = np.load(data / "train_images.npy", mmap_mode="r").ndim - 2
+    dims = np.load(data / "train_images.npy", mmap_mode="r", allow_pickle=False).ndim - 2
 
     def form(stored: Any) -> torch.Tensor:
         array = np.asarray(stored)
@@ -232,7 +242,8 @@ def _float_form(data: Path) -> Callable[[Any], torch.Tensor]:
 
 @lru_cache(maxsize=4)
 def _images(data: Path, part: str, classes: tuple[str, ...]) -> Images:
-    return Images(np.load(data / f"{part}_images.npy"), np.load(data / f"{part}_labels.npy"), classes)
+    images, labels = (np.load(data / f"{part}_{name}.npy", allow_pickle=False) for name in ("images", "labels"))
+    return Images(images, labels, classes)
 
 
 def read_trial(results: Path, trial: Trial) -> dict[str, np.ndarray] | None:
@@ -257,20 +268,44 @@ def run_trials(trials: Iterable[Trial], data: Path, results: Path, *, jobs: int)
 def side_by_side(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], *, jobs: int) -> Iterator[Any]:
     """Yield the results of module-level functions, `jobs` of them in processes of their own; 1 uses this process.
 
-    After an error, or Ctrl-C, nothing new is begun.
+    After an error nothing new is begun; after Ctrl-C, or when the caller stops, what was begun is given up too.
     """
     if jobs == 1 or len(calls) < 2:
         for function, arguments in calls:
             yield function(*arguments)
         return
+    others = multiprocessing.active_children()
     # "spawn": forked processes deadlock in OpenMP, and cannot use a GPU.
     with ProcessPoolExecutor(min(jobs, len(calls)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting: set[Future[Any]] = {pool.submit(function, *arguments) for function, arguments in calls}
+        with _deaf_to_ctrl_c():
+            waiting: set[Future[Any]] = {pool.submit(function, *arguments) for function, arguments in calls}
         try:
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
+        except (KeyboardInterrupt, GeneratorExit):
+            pool.shutdown(wait=False, cancel_futures=True)
+            # Otherwise they would finish what they are at, and what is handed to them already: hours, it may be. All
+            # that they write appears whole or not at all.
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.kill()
+                    process.join()
+            raise
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let processes that are started meanwhile ignore Ctrl-C, which reaches them too; their starter deals with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)

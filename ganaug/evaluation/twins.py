@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from ganaug.errors import ConfigError
 from ganaug.evaluation.change import measure
 from ganaug.evaluation.twin_judge import LabelledImages, TwinJudge
 from ganaug.evaluation.twin_picture import Row, twins_picture
-from ganaug.files import disk_errors
+from ganaug.files import check_output, disk_errors
 from ganaug.progress import progress_bar
-from ganaug.sampling.folder import continued, write_file
+from ganaug.sampling.folder import OVERWRITE, REQUEST, continued, write_file
 from ganaug.sampling.growing import grow_npy
 from ganaug.sampling.request import images_at_a_time
 from ganaug.sampling.translator import Translator
@@ -126,14 +126,12 @@ def make_twins(
     folder = Path(out).resolve()
     if seed < 0:
         raise ConfigError(f"seed is {seed}; an integer of 0 or more was wanted.")
+    asked = {"model_sha256": gan.model_sha256, "to": to, "count": count}
+    with disk_errors(folder):
+        _check_place(folder, {**asked, "seed": seed, "steps": steps}, overwrite)
     images = LabelledImages.open(gan, data, to=to, source=source, group_regex=group_regex, show_progress=show_progress)
     positions = _drawn(images.members, count, seed)
-    request = {
-        "model_sha256": gan.model_sha256,
-        "to": to,
-        "count": count,
-        **images.settings(seed, steps),
-    }
+    request = {**asked, **images.settings(seed, steps)}
     with disk_errors(folder), continued(folder, request, overwrite=overwrite) as place:
         if place is not None:
             judge = TwinJudge(images, gan.target(to), seed=seed, steps=steps, show_progress=show_progress)
@@ -146,6 +144,17 @@ def make_twins(
             write_file(place / SUMMARY, (json.dumps(summary, indent=2) + "\n").encode())
     found: dict[str, Any] = {"out": str(out), **json.loads((folder / SUMMARY).read_text(encoding="utf-8"))}
     return found
+
+
+def _check_place(folder: Path, asked: Mapping[str, Any], overwrite: bool) -> None:
+    """Refuse a folder that cannot take these twins, as far as can be told before the images are read."""
+    try:
+        before = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+        same = all(before.get(key) == value for key, value in asked.items())
+    except (OSError, ValueError, AttributeError):
+        same = False
+    if overwrite or not same:
+        check_output(folder, overwrite=overwrite, options=OVERWRITE)
 
 
 def _drawn(members: np.ndarray, count: int | None, seed: int) -> np.ndarray:

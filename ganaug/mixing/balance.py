@@ -9,10 +9,12 @@ from numbers import Real
 from typing import Literal
 
 from ganaug.errors import ConfigError, DataError
-from ganaug.mixing.strategy import SamplingStrategy, resolve_sampling_strategy
+from ganaug.mixing.strategy import SamplingStrategy, by_label, resolve_sampling_strategy
 
 Balance = Literal["synthesize", "resample", "both"]
 BALANCES = ("synthesize", "resample", "both")
+Ratio = float | Mapping[str, float] | Mapping[int, float]
+"""For all classes, or by class name or label; classes that a mapping does not name have 0."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def plan_mixture(
     classes: Sequence[str],
     *,
     balance: Balance = "synthesize",
-    ratio: float | None = None,
+    ratio: Ratio | None = None,
     symmetric: float | bool = False,
 ) -> Mixture:
     """Return what to add to classes that have `counts` (label → real images, of all labels).
@@ -42,8 +44,9 @@ def plan_mixture(
     3. `balance` says how a class gets there. ``"synthesize"``: by synthetic images, weights stay 1. ``"resample"``:
        without any, by the weight T / n of its n items. ``"both"``: half of what step 2 lacks, rounded up, by synthetic
        images, the rest by the weight T / n.
-    4. `ratio` = r cuts every class to r synthetic images for each real one, rounded down. What is cut stays missing
-       under "synthesize"; under "both" the weights make up for it.
+    4. `ratio` = r cuts every class to r synthetic images for each real one, rounded down; a mapping class name or label
+       → r those that it names, and all others to none. What is cut stays missing under "synthesize"; under "both" the
+       weights make up for it.
 
     `symmetric` = True, only with "both", gives every class as many synthetic images for each real one as the class
     with most, within `ratio`: the same synthetic share everywhere, so that being synthetic tells nothing of the class.
@@ -52,7 +55,7 @@ def plan_mixture(
         ConfigError: a setting is out of range, or two of them contradict each other.
         DataError: a class has no real image, and no explicit total asks for synthetic ones alone.
     """
-    _check(balance, ratio, symmetric)
+    _check(balance, ratio, symmetric, classes)
     share = 0.0 if symmetric is True else float(symmetric)
     base = {label: _at_least(share * count) for label, count in counts.items()}
     explicit = callable(strategy) or isinstance(strategy, Mapping)
@@ -68,7 +71,7 @@ def plan_mixture(
     _refuse_empty([classes[label] for label in names if not counts[label] and totals[label] and needs_real])
 
     part = {"synthesize": 1.0, "resample": 0.0, "both": 0.5}[balance]
-    cap = {label: math.inf if ratio is None else _at_most(ratio * count) for label, count in counts.items()}
+    cap = {label: _cap(limit, counts[label]) for label, limit in enumerate(_limits(ratio, classes))}
     made = {label: min(base[label] + _at_least(part * lacking.get(label, 0)), cap[label]) for label in names}
     if symmetric is True:
         most = max((made[label] / counts[label] for label in names if counts[label]), default=0.0)
@@ -81,20 +84,38 @@ def plan_mixture(
     return Mixture(synthetic, weights)
 
 
-def _check(balance: str, ratio: float | None, symmetric: float | bool) -> None:
+def _limits(ratio: Ratio | None, classes: Sequence[str]) -> list[float | None]:
+    """Return the ratio of each class, None for no limit."""
+    if not isinstance(ratio, Mapping):
+        return [ratio] * len(classes)
+    named = by_label(ratio, classes, "ratio")
+    return [named.get(label, 0.0) for label in range(len(classes))]
+
+
+def _cap(limit: float | None, images: int) -> float:
+    return math.inf if limit is None else _at_most(limit * images)
+
+
+def _check(balance: str, ratio: Ratio | None, symmetric: float | bool, classes: Sequence[str]) -> None:
     if balance not in BALANCES:
         raise ConfigError(f"balance is {balance!r}; one of {', '.join(map(repr, BALANCES))} was wanted.")
-    if ratio is not None and (isinstance(ratio, bool) or not _is_share(ratio)):
+    limits = [limit for limit in _limits(ratio, classes) if limit is not None]
+    if any(isinstance(limit, bool) or not _is_share(limit) for limit in limits):
         raise ConfigError(
             f"ratio is {ratio!r}; a number of 0 or more was wanted: the most synthetic images for each real one of a "
-            "class, such as 0.5, or None for no limit."
+            "class, such as 0.5, or None for no limit, or a mapping class → number."
         )
     if not isinstance(symmetric, bool) and not _is_share(symmetric):
         raise ConfigError(
             f"symmetric is {symmetric!r}; True, False, or a number of 0 or more was wanted: the synthetic images that "
             "every class gets for each real one, such as 0.25."
         )
-    if symmetric is not True and ratio is not None and symmetric > ratio:
+    if symmetric is True and isinstance(ratio, Mapping):
+        raise ConfigError(
+            f"symmetric is True, the same synthetic share in every class, with a ratio for each, {ratio!r}. Give one "
+            "number as ratio, or leave one of the two out."
+        )
+    if symmetric is not True and symmetric > min(limits, default=math.inf):
         raise ConfigError(
             f"symmetric is {symmetric}, more synthetic images for each real one than ratio={ratio} allows. Raise ratio "
             "or lower symmetric."

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ganaug.data.leak import LeakReport
 from ganaug.errors import ConfigError, DataError, ModelFileError
-from ganaug.mixing.balance import Balance, plan_mixture
+from ganaug.mixing.balance import Balance, Ratio, plan_mixture
 from ganaug.mixing.draws import EpochItems, Schedule, check_schedule, draw_epoch, schedule_factor
 from ganaug.mixing.forms import ImageForm, is_monai
 from ganaug.mixing.real import ItemLayout, like_label, own_attribute, read_labels
@@ -40,7 +40,8 @@ class SyntheticMixDataset(Dataset[Any]):
         sampling_strategy: how many each class lacks (see `resolve_sampling_strategy`).
         ratio: at most so many synthetic images for each real one of a class; None is no limit. Published gains
             came with few (BRISC 2025: filtered, one for each real one), and high ratios hurt (Pink & Sykes 2026):
-            0.5 to 1 is where to start. Not imbalanced-learn's ratio of two classes, a float `sampling_strategy`.
+            0.5 to 1 is where to start. A mapping class name or label → ratio adds to the classes that it names alone.
+            Not imbalanced-learn's ratio of two classes, a float `sampling_strategy`.
         symmetric: at least so many synthetic images for each real one in every class, for example 0.25, so
             that a classifier cannot learn "synthetic" for "sick". True is the same synthetic share in every
             class, and needs ``balance="both"``.
@@ -63,7 +64,8 @@ class SyntheticMixDataset(Dataset[Any]):
             there is one.
         image_key, label_key: of dictionary items. These, real and synthetic, also carry the provenance keys
             ``synthetic, source, seed, index, model_sha256, truncation, accepted, scores`` (and ``label``, the class
-            name, where `label_key` is another).
+            name, where `label_key` is another). ``accepted`` is True unless a filter rejected the image: for real
+            images too, and where nothing was judged.
         seed: an integer of 0 or more.
 
     Raises:
@@ -78,7 +80,7 @@ class SyntheticMixDataset(Dataset[Any]):
         bank: SyntheticBank | str | Path,
         *,
         sampling_strategy: SamplingStrategy = "auto",
-        ratio: float | None = None,
+        ratio: Ratio | None = None,
         symmetric: float | bool = False,
         balance: Balance = "synthesize",
         schedule: Schedule | None = None,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ganaug.errors import ConfigError
 
+T = TypeVar("T")
 Targets = Mapping[str, int] | Mapping[int, int]
 SamplingStrategy = str | float | Targets | Callable[[np.ndarray], Targets]
 
@@ -87,19 +89,8 @@ def _from_ratio(ratio: float, counts: Mapping[int, int], classes: Sequence[str],
 
 def _from_targets(targets: Targets, counts: Mapping[int, int], classes: Sequence[str]) -> dict[int, int]:
     added: dict[int, int] = {}
-    for key, total in targets.items():
-        if isinstance(key, str) and key in classes:
-            label = list(classes).index(key)
-        elif isinstance(key, Integral) and 0 <= int(key) < len(classes):
-            label = int(key)
-        else:
-            raise ConfigError(
-                f"sampling_strategy names the class {key!r}; one of {', '.join(map(repr, classes))}, or a "
-                f"label from 0 to {len(classes) - 1}, was wanted."
-            )
+    for label, total in by_label(targets, classes, "sampling_strategy").items():
         name = classes[label]
-        if label in added:
-            raise ConfigError(f"sampling_strategy names the class {name!r} twice. Name it once.")
         if isinstance(total, bool) or not isinstance(total, Integral):
             raise ConfigError(f"sampling_strategy wants {total!r} images of {name!r}; an integer was wanted.")
         if total < counts[label]:
@@ -109,3 +100,26 @@ def _from_targets(targets: Targets, counts: Mapping[int, int], classes: Sequence
             )
         added[label] = int(total) - counts[label]
     return dict(sorted(added.items()))
+
+
+def by_label(values: Mapping[Any, T], classes: Sequence[str], argument: str) -> dict[int, T]:
+    """Return what `values` says of classes, that it names or gives the labels of, by label.
+
+    Raises:
+        ConfigError: an unknown class, or one named twice; the message speaks of `argument`.
+    """
+    found: dict[int, T] = {}
+    for key, value in values.items():
+        if isinstance(key, str) and key in classes:
+            label = list(classes).index(key)
+        elif isinstance(key, Integral) and 0 <= int(key) < len(classes):
+            label = int(key)
+        else:
+            raise ConfigError(
+                f"{argument} names the class {key!r}; one of {', '.join(map(repr, classes))}, or a "
+                f"label from 0 to {len(classes) - 1}, was wanted."
+            )
+        if label in found:
+            raise ConfigError(f"{argument} names the class {classes[label]!r} twice. Name it once.")
+        found[label] = value
+    return found

@@ -4,6 +4,12 @@ sample looks like its class, in the features of a small classifier.
 The classifier is trained once, at the start, on the training images. It watches the generator and calls out when a
 class collapses; it has seen the real images that it compares with, so its figures are no evidence for a report. All
 random numbers are its own: a training with it ends in the same weights as one without, unless a class collapses.
+
+A class collapses in two ways. Its samples become one image: their spread is far below that of any draw of real images.
+Or they leave the real images, for noise or for another class: they may be as far apart as before, but cover nothing
+any more. Generators of short trainings cover next to nothing from beginning to end, so that the second way counts only
+for a class that covered as much as a draw of real images does before. A class of fewer than some ten images is too
+small for it: even real images may cover none of the others.
 """
 
 from __future__ import annotations
@@ -49,7 +55,10 @@ images nearest to this. Near 1 it could not tell a good generator from a fair on
 DRAWS = 200
 """Draws of real images that the alarm is calibrated on."""
 COLLAPSED_OF_REAL = 0.25
-"""A class has collapsed when its spread is below this times the 1st percentile of what draws of real images have."""
+"""A class has collapsed when its spread, or the coverage that it once had, is below this times the 1st percentile of
+what draws of real images have."""
+_REACHED = "reached"
+"""Name of the tensor that says which classes covered as much as real images do."""
 
 
 def expected_coverage(real: int, fake: int, neighbors: int) -> float:
@@ -96,6 +105,8 @@ class Reference:
     """Share of them that the classifier takes for their class. It was trained on them."""
     spread_real_low: float
     """1st percentile of the spread of draws of real images."""
+    coverage_real_low: float
+    """1st percentile of their coverage of the others."""
 
     @property
     def mean_distance(self) -> float:
@@ -107,6 +118,12 @@ class Reference:
     def alarm_below(self) -> float:
         """Spread below which the class has collapsed; 0, and so never, where the real images are all alike."""
         return COLLAPSED_OF_REAL * self.spread_real_low
+
+    @property
+    def lost_below(self) -> float:
+        """Coverage below which a class that reached `coverage_real_low` has collapsed; 0, and so never, where a draw of
+        real images may cover no other."""
+        return COLLAPSED_OF_REAL * self.coverage_real_low
 
     def coverage(self, fakes: Tensor) -> float:
         """Return the coverage of the real images by samples (features, M×D)."""
@@ -139,7 +156,12 @@ def reference(features: Tensor, right: Tensor, *, seed: int) -> Reference:
     spreads = among(drawn, drawn).sum((1, 2)) / (m * (m - 1) * mean) if mean > 0 else torch.zeros(DRAWS)
     covered = coverage(among(others, others), among(others, drawn), choose_neighbors(n - m, m))
     return Reference(
-        features, distances, float(covered.mean()), float(right.float().mean()), float(spreads.quantile(0.01))
+        features,
+        distances,
+        float(covered.mean()),
+        float(right.float().mean()),
+        float(spreads.quantile(0.01)),
+        float(covered.quantile(0.01)),
     )
 
 
@@ -174,6 +196,8 @@ class Monitor:
             features, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
             self.references[c] = reference(features, classes == c, seed=derived_seed(seed, "monitor", c))
         self._samples: dict[int, tuple[Tensor, Tensor]] = {}
+        self._reached = torch.zeros(len(real.names), dtype=torch.bool)
+        """Whether each class has covered as much as draws of real images do."""
 
     def see(self, label: int, images: Tensor) -> None:
         """Look at the samples of a class (N×C×spatial in [-1, 1]) for the next `figures`."""
@@ -190,6 +214,7 @@ class Monitor:
         for c, (features, classes) in sorted(self._samples.items()):
             name, real = self.names[c], self.references[c]
             covered[name] = round(real.coverage(features), 4)
+            self._reached[c] |= covered[name] >= real.coverage_real_low
             spread[name] = round(real.spread(features), 4)
             agreed[name] = round(float((classes == c).float().mean()), 4)
         self._samples = {}
@@ -209,13 +234,15 @@ class Monitor:
         }
 
     def collapsed(self, figures: Mapping[str, Any]) -> list[str]:
-        """Return the names of the classes whose spread says that they have collapsed."""
-        spread = figures.get("spread_by_class", {})
-        return [
-            self.names[c]
-            for c, real in self.references.items()
-            if spread.get(self.names[c], math.inf) < real.alarm_below
-        ]
+        """Return the names of the classes that have collapsed, by their spread or by the coverage that they lost."""
+        spread, covered = figures.get("spread_by_class", {}), figures.get("coverage_by_class", {})
+        found = []
+        for c, real in self.references.items():
+            name = self.names[c]
+            lost = bool(self._reached[c]) and covered.get(name, math.inf) < real.lost_below
+            if lost or spread.get(name, math.inf) < real.alarm_below:
+                found.append(name)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is watched and what real images would be told, as JSON values."""
@@ -226,14 +253,16 @@ class Monitor:
                 "agreement_real": round(real.agreement_real, 4),
                 "spread_real_low": round(real.spread_real_low, 4),
                 "alarm_below_spread": round(real.alarm_below, 4),
+                "coverage_real_low": round(real.coverage_real_low, 4),
+                "alarm_below_coverage_once_reached": round(real.lost_below, 4),
             }
             for c, real in self.references.items()
         }
         return {"classifier": self.facts, "classes": classes, "unwatched": self.unwatched}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the classifier's weights."""
-        return dict(self.network.state_dict())
+        """Return the classifier's weights, and what the alarm remembers."""
+        return {**self.network.state_dict(), _REACHED: self._reached.clone()}
 
     @torch.inference_mode()
     def _seen(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,9 +291,14 @@ def load_monitor(tensors: Mapping[str, Tensor], real: Real, *, seed: int, device
     """Return the monitor whose `Monitor.tensors` these are."""
     with torch.random.fork_rng(devices=[]):
         network = Classifier(size=small_size(real.shape[1:]), channels=real.shape[0], classes=len(real.names))
-    network.load_state_dict(dict(tensors))
+    weights = dict(tensors)
+    reached = weights.pop(_REACHED, None)  # runs of before have none
+    network.load_state_dict(weights)
     place(network, device)
-    return Monitor(network, real, seed=seed, facts={})
+    found = Monitor(network, real, seed=seed, facts={})
+    if reached is not None:
+        found._reached |= reached.to(torch.bool).cpu()
+    return found
 
 
 def train_monitor(real: Real, config: FitConfig, device: torch.device) -> Monitor | str:

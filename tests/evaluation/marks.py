@@ -13,3 +13,9 @@ def leave_mark(folder: Path, number: int) -> int:
         raise ConfigError("the second fails")
     time.sleep(0.05)
     return number
+
+
+def sleep_long(folder: Path, number: int) -> None:
+    """Note that number `number` began, and take longer than any test."""
+    (folder / str(number)).touch()
+    time.sleep(3600)

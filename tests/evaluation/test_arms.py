@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import WeightedRandomSampler
 
 from ganaug.evaluation import arms as arms_module
 from ganaug.evaluation.arms import ARMS, FOLDER_ARMS, Arm, loss_of, train_arm
 from ganaug.evaluation.classifier import train_classifier
+from ganaug.evaluation.draws import balanced_batches, shuffled_batches
 from ganaug.evaluation.generators import KINDS, bank_counts
 from ganaug.evaluation.trials import Images, mixture_of
 from ganaug.mixing import SyntheticMixDataset
@@ -199,6 +202,45 @@ def test_every_arm_has_a_title_of_its_own_and_a_mixture_that_its_bank_can_fill(
         shares = added / np.array(COUNTS)
         assert (added > 0).all()
         assert shares.argmin() == 0
+
+
+def shares(labels: np.ndarray, synthetic: np.ndarray) -> tuple[list[float], list[float]]:
+    """Return of draws the share of each class, and in each class that of synthetic images."""
+    classes = [labels == label for label in range(len(CLASSES))]
+    return [float(here.mean()) for here in classes], [float(synthetic[here].mean()) for here in classes]
+
+
+@pytest.mark.parametrize("name", ["synthetic", "filtered-third", "translated", "site", "augmented", "as-is"])
+@pytest.mark.filterwarnings("ignore:The verdict of")
+def test_a_loader_by_the_verdict_draws_classes_and_synthetic_images_as_the_study_did(
+    name: str, real: Images, tmp_path: Path
+) -> None:
+    arm, counts = FOLDER_ARMS[name], dict(zip(CLASSES, COUNTS, strict=True))
+    supply = {"translated": (0, 0, 5), "site": COUNTS}.get(arm.source, (40, 40, 40))
+    bank = bank_of(tmp_path / "bank", *marked(supply, first=100), CLASSES)
+    mixture = mixture_of(name, counts, dict(zip(CLASSES, supply, strict=True)))
+    studied: Any = SyntheticMixDataset(real, bank, **mixture) if arm.source else real
+    size = {"steps": 800, "batch": 64, "seed": 0}
+    made = studied.is_synthetic if arm.source else np.zeros(len(real), bool)
+    plan = (
+        balanced_batches(studied.targets, is_synthetic=made, synthetic_share=1.0, **size)
+        if arm.balanced
+        else shuffled_batches(len(real), **size)
+    ).flatten()
+
+    recommended = {"title": arm.title, "bank": "bank", "mixture": mixture}
+    word = "use" if arm.generated else "do not use"
+    verdict = {"format": "ganaug-verdict", "version": 1, "recommended": recommended, "verdict": {"word": word}}
+    (tmp_path / "verdict.json").write_text(json.dumps(verdict))
+    mixed = SyntheticMixDataset.from_verdict(real, tmp_path)
+    drawn = np.array([*WeightedRandomSampler(mixed.sample_weights.tolist(), len(plan))])
+
+    expected = shares(studied.targets[plan], made[plan])
+    found = shares(mixed.targets[drawn], mixed.is_synthetic[drawn])
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    if arm.balanced:
+        np.testing.assert_allclose(found[0], 1 / 3, atol=0.02)
+    assert (max(found[1]) > 0.1) == arm.generated
 
 
 def test_arms_of_the_study_of_arrays_are_kept_apart() -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from ganaug.cli import main
 from ganaug.data import scan
-from ganaug.errors import DataError, LeakError, ModelFileError
+from ganaug.errors import ConfigError, DataError, LeakError, ModelFileError
 from ganaug.evaluation import evaluate as module
 from ganaug.evaluation.evaluate import evaluate
 from ganaug.training.fit import fit
@@ -102,6 +102,37 @@ def test_an_evaluation_without_training_or_without_held_out_images_is_refused(
     other = write_shapes(tmp_path / "other", {"disk": 3, "ring": 3})
     with pytest.raises(ModelFileError, match="classes"):
         evaluate(run.path, other)
+
+
+def test_an_output_that_cannot_be_written_and_a_network_that_is_not_there_are_refused_before_any_image_is_read(
+    folder: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "scan", lambda *given, **options: pytest.fail("images were read"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(ConfigError, match="not empty"):
+        evaluate(run.path, folder, tmp_path / "mine")
+    with pytest.raises(ConfigError, match="not made by ganaug"):
+        evaluate(run.path, folder, tmp_path / "mine", overwrite=True)
+    with pytest.raises(ConfigError, match="one inside the other"):
+        evaluate(run.path, folder, folder / "out")
+    with pytest.raises(ConfigError, match="no_such_module"):
+        evaluate(run.path, folder, tmp_path / "out", features="no_such_module:net")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_says_that_nothing_is_kept(
+    folder: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "scan", stopped)
+    result = CliRunner().invoke(main, ["evaluate", str(run.path), "--real", str(folder), "--out", str(tmp_path / "o")])
+    assert result.exit_code == 1
+    assert "the same command begins anew" in result.output
+    assert "--resume" not in result.output
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The study of a folder from end to end, on digits of 8×8 pixels and with trainings of a second."""
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -12,15 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from ganaug.cli import main
 from ganaug.errors import ConfigError, DataError, LeakError, ModelFileError
 from ganaug.evaluation import folder_study, generators
 from ganaug.evaluation.folder_study import VERDICT, StudySettings, study
 from ganaug.evaluation.outcome import StudyOutcome
 from ganaug.evaluation.scores import MEASURES
 from ganaug.evaluation.study_parts import read_parts
-from ganaug.evaluation.trials import Images
+from ganaug.evaluation.trials import Images, Trial
 from ganaug.mixing import SyntheticMixDataset
 from ganaug.training.fit import fit
 from ganaug.training.run import Run
@@ -197,7 +200,7 @@ def test_a_source_that_is_added_later_finds_its_generators_trained(
     [
         ({"steps": 7}, "differs in steps"),
         ({"smallest_gain": 0.1}, "differs in smallest_gain"),
-        ({"split_seed": 1}, "split_seed, the images"),
+        ({"split_seed": 1}, "differs in split_seed"),
         ({"kimg": 0.4, "seeds": 5}, "differs in kimg[.]"),
     ],
 )
@@ -209,6 +212,84 @@ def test_another_setting_is_refused_in_a_folder_that_holds_a_study(
         again(data, copy, replace(SMALL, **change))
     assert not done
     assert {file: file.stat().st_mtime_ns for file in copy.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("kept", [{"thesis.txt": "x"}, {"study.json": "{"}, {"study.json": '{"settings": {}}'}])
+def test_a_folder_that_cannot_take_the_study_is_refused_before_any_image_is_read(
+    kept: dict[str, str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_study, "read_parts", lambda *given: pytest.fail("images were read"))
+    for name, text in kept.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=r"(Choose another folder|another --out), or (add )?--overwrite"):
+        again(data, tmp_path)
+    with pytest.raises(ConfigError, match="not made by ganaug"):
+        again(data, tmp_path, overwrite=True)
+
+
+def fake_training(clock: list[float], *, first: float, scoring: float, step: float) -> Any:
+    """Return a stand-in for `run_trial` that takes time on `clock` alone."""
+
+    def run(trial: Trial, *_: Any) -> str:
+        clock[0] += (first if clock[0] == 0 else 0.0) + scoring + step * trial.steps
+        return trial.key
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("length", "minutes"), [({"minutes": 3.0, "kimg": None}, 3), ({"minutes": 5.0, "kimg": 0.2}, 7)]
+)
+def test_the_estimate_counts_the_first_step_and_the_scoring_once_and_minutes_only_where_they_are_asked_for(
+    length: dict[str, Any], minutes: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(folder_study, "run_trial", fake_training(clock, first=30.0, scoring=2.0, step=0.04))
+    monkeypatch.setattr(folder_study.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(generators, "probe", lambda plan: {"expected_minutes": 7.0})
+    lines: list[str] = []
+
+    def stop(line: str) -> None:
+        lines.append(line)
+        if line.startswith("Estimate"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        again(data, tmp_path / "out", replace(SMALL, steps=600, seeds=10, **length), say=stop)
+    # 4 arms of 10 seeds, and 3 seeds of the two other augmentations.
+    total, trainings = 2 * minutes + 46 * 26 / 60, 46
+    assert lines[-1] == (
+        f"Estimate: {math.ceil(total)} minutes, {2 * minutes} for 2 generators and 20 for {trainings} trainings of "
+        "26 s, 1 side by side. Stopped, it goes on with the same command."
+    )
+
+
+def test_the_estimate_of_a_study_that_goes_on_is_of_what_is_left(
+    data: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    again(data, copy, say=lines.append)
+    assert not [line for line in lines if "Estimate" in line]
+    next(copy.glob("trials/synthetic-*-001-*.npz")).unlink()
+    again(data, copy, say=lines.append)
+    (estimate,) = [line for line in lines if "Estimate" in line]
+    assert " 0 for 0 generators and 1 for 1 training of " in estimate
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_ctrl_c_says_how_to_go_on(overwrite: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder_study, "read_parts", stopped)
+    result = CliRunner().invoke(
+        main, ["study", str(data), "--out", str(tmp_path / "out"), *(["--overwrite"] if overwrite else [])]
+    )
+    assert result.exit_code == 1
+    assert "Stopped." in result.output
+    assert "same command goes on" in result.output
+    assert ("without --overwrite" in result.output) == overwrite
+    assert "--resume" not in result.output
 
 
 def test_other_folders_and_images_that_cannot_be_studied_are_refused_before_anything_is_trained(
@@ -339,16 +420,32 @@ def test_another_site_and_a_target_are_checked(data: Path, tmp_path: Path) -> No
     assert set(parts.manifests) == {"train", "val", "test", "site"}
     assert parts.target is not None
     assert len(parts.target) == 30
-    with pytest.raises(LeakError):
-        read_parts(data, SMALL, None, data, None, False)
+    with pytest.raises(LeakError, match=r"are both .*: what a generator learns from is not tested on"):
+        read_parts(data, SMALL, None, site, site, False)
+    copy = Path(shutil.copytree(site, tmp_path / "copy"))
     with pytest.raises(LeakError, match="44 of 44 held-out images"):
         # What a generator learns from is not tested on, with labels or without.
-        read_parts(data, SMALL, None, site, site, False)
+        read_parts(data, SMALL, None, site, copy, False)
     few = write_digits(tmp_path / "few", {"three": 30, "eight": 3}, first=100)
     with pytest.raises(DataError, match=r"site has 3 of 'eight'"):
         read_parts(data, SMALL, None, few, None, False)
     with pytest.raises(ConfigError, match="needs --target"):
         study(data, tmp_path / "out", replace(SMALL, arms=("augmented", "site")))
+
+
+def test_a_test_folder_that_is_the_studys_own_is_called_so(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(LeakError, match=r"is the folder of the study itself.*leave --test out"):
+        read_parts(data, SMALL, None, data.parent / "." / data.name, None, False)
+    site = write_digits(tmp_path / "site", {"three": 30, "eight": 14}, first=100)
+    # One of the study's own images, whichever part it is in, under another name and as another patient.
+    own = Image.open(sorted((data / "three").iterdir())[0])
+    own.save(site / "three" / "p9999_0.tif")
+    with pytest.raises(LeakError, match=r"1 of the 45 images of --test .* are images of .*data too: three.p9999_0.tif"):
+        read_parts(data, SMALL, None, site, None, False)
+    (site / "three" / "p9999_0.tif").rename(tmp_path / "away.tif")
+    next((site / "three").iterdir()).rename(site / "three" / "p0000_7.png")
+    with pytest.raises(LeakError, match=r"has 1 patient of .*data too: p0000.*other names"):
+        read_parts(data, SMALL, None, site, None, False)
 
 
 @pytest.mark.slow
@@ -513,10 +610,11 @@ def test_no_verdict_and_no_json_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"arms": ("augmented", "nonsense")}, "nonsense was given"),
-        ({"arms": ("augmented", "augmented")}, "different ones"),
+        ({"arms": ("augmented", "sinthetic")}, r"names 'sinthetic', .* Did you mean 'synthetic'\? There are: as-is,"),
+        ({"arms": ("augmented", "x\x1b[2J")}, r"names 'x\\\\x1b\[2J', which is no arm. There are"),
+        ({"arms": ("augmented", "mixup", "augmented")}, "names 'augmented' twice"),
         ({"arms": ("synthetic", "duplicates")}, "one without is wanted too"),
-        ({"arms": ()}, "different ones"),
+        ({"arms": ()}, "names nothing"),
         ({"seeds": 1}, "--seeds 1"),
         ({"generators": 0}, "--generators 0"),
         ({"steps": 0}, "--steps 0"),

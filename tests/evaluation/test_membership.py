@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,8 +7,10 @@ from sklearn.metrics import roc_auc_score
 
 from ganaug.errors import ConfigError, LeakError
 from ganaug.evaluation import membership as room
-from ganaug.evaluation.membership import Membership, membership
+from ganaug.evaluation.compared import Compared
+from ganaug.evaluation.membership import Membership
 from ganaug.evaluation.memorization import MIN_HELD_OUT
+from ganaug.evaluation.three_sets import FALSE_ALARM_RATE
 
 
 def waves(rng: np.random.Generator, n: int, size: int = 12) -> np.ndarray:
@@ -22,6 +25,10 @@ def waves(rng: np.random.Generator, n: int, size: int = 12) -> np.ndarray:
 
 def three_sets(seed: int, *counts: int) -> list[np.ndarray]:
     return np.split(waves(np.random.default_rng(seed), sum(counts)), np.cumsum(counts)[:-1])
+
+
+def membership(*sets: np.ndarray, false_alarm_rate: float = FALSE_ALARM_RATE, **options: Any) -> Membership:
+    return room.membership(Compared.of(*sets, **options), false_alarm_rate=false_alarm_rate)
 
 
 def attack(found: Membership, space: str, name: str) -> room.Attack:

@@ -1,54 +1,22 @@
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from scipy.stats import hypergeom
-from sklearn.datasets import load_digits
 
 from ganaug.errors import ConfigError, DataError, LeakError
+from ganaug.evaluation import memorization as room
+from ganaug.evaluation.compared import Compared
 from ganaug.evaluation.copy_figures import SpaceResult
-from ganaug.evaluation.exchangeability import outliers_p, runs_p
-from ganaug.evaluation.memorization import MIN_HELD_OUT, Memorization, memorization
-from ganaug.evaluation.spaces import image_spaces
-from ganaug.evaluation.three_sets import SYNTHETIC, TRAINING, image_sets
-
-DIGITS = load_digits()
+from ganaug.evaluation.memorization import MIN_HELD_OUT, Memorization
+from ganaug.evaluation.three_sets import FALSE_ALARM_RATE, SYNTHETIC, TRAINING
+from tests.evaluation.drawn import DIGITS, SOURCES, blobs, noisy, three_sets
 
 
-def blobs(rng: np.random.Generator, n: int, size: int = 20) -> np.ndarray:
-    """Draw n images of two ellipses each, of random place, size, turn and brightness, with a little noise."""
-    y, x = np.mgrid[:size, :size] / (size - 1) * 2 - 1
-    images = np.full((n, size, size), -0.8)
-    for side, radius in ((-0.3, 1.0), (0.4, 0.7)):
-        across, down = rng.uniform(-0.35, 0.35, (2, n, 1, 1))
-        a = radius * rng.uniform(0.15, 0.5, (n, 1, 1))
-        b = a * rng.uniform(0.5, 1, (n, 1, 1))
-        turn = rng.uniform(0, np.pi, (n, 1, 1))
-        u = (x - across - side) * np.cos(turn) + (y - down) * np.sin(turn)
-        v = (y - down) * np.cos(turn) - (x - across - side) * np.sin(turn)
-        edge = np.minimum(8 * ((u / a) ** 2 + (v / b) ** 2 - 1), 50)
-        images += rng.uniform(0.4, 1.2, (n, 1, 1)) / (1 + np.exp(edge))
-    images += 0.02 * rng.normal(size=images.shape)
-    return images.clip(-1, 1)[:, None].astype(np.float32)
-
-
-def digits(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Draw n different real digits of 8×8 pixels; some of them nearly coincide."""
-    return (DIGITS.images[rng.permutation(len(DIGITS.images))[:n]] / 8 - 1)[:, None].astype(np.float32)
-
-
-SOURCES = {"blobs": blobs, "digits": digits}
-
-
-def three_sets(source: str, seed: int, *counts: int) -> tuple[np.random.Generator, list[np.ndarray]]:
-    rng = np.random.default_rng(seed)
-    return rng, np.split(SOURCES[source](rng, sum(counts)), np.cumsum(counts)[:-1])
-
-
-def noisy(rng: np.random.Generator, images: np.ndarray, sd: float = 0.05) -> np.ndarray:
-    return (images + sd * rng.normal(size=images.shape)).clip(-1, 1).astype(np.float32)
+def memorization(*sets: np.ndarray, false_alarm_rate: float = FALSE_ALARM_RATE, **options: Any) -> Memorization:
+    return room.memorization(Compared.of(*sets, **options), false_alarm_rate=false_alarm_rate)
 
 
 def shifted(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
@@ -162,29 +130,6 @@ def test_the_closest_pairs_name_both_images_and_whether_their_labels_agree() -> 
         assert ratios == sorted(ratios)
 
 
-def test_duplicates_are_counted_against_held_out_images_within_the_sample_and_across_classes() -> None:
-    _, (synthetic, training, held_out) = three_sets("blobs", 2, 100, 100, 60)
-    synthetic[0], synthetic[1] = training[4], training[5]
-    synthetic[11] = synthetic[10]
-    synthetic[21] = 0.9 * synthetic[20]
-    held_out[3] = training[6]
-    synthetic[50] = training[50] = held_out[50] = 0.25
-    labels = [0] * 100
-    labels[1] = labels[21] = 1
-    found = memorization(synthetic, training, held_out, labels=(labels, [0] * 100, [0] * 60)).duplicates
-    assert set(found.exact) == {(0, 4), (1, 5)}
-    assert found.exact_held_out == 1
-    assert found.within == ((10, 11),)
-    assert {10, 11} < {at for places in found.within_near for at in places}
-    assert any({20, 21} <= set(places) for places in found.within_near)
-    assert found.near >= 2
-    assert found.near_held_out >= 1
-    assert found.near_across_classes is not None
-    assert found.near_across_classes >= 1
-    assert found.within_across_classes is not None
-    assert found.within_across_classes >= 1
-
-
 def test_with_few_held_out_images_nothing_is_said_but_how_many_are_wanted() -> None:
     _, (_, training, held_out) = three_sets("blobs", 0, 10, 100, 20)
     found = memorization(training, training, held_out)
@@ -262,48 +207,6 @@ def test_volumes_are_compared_too() -> None:
     fresh, training, held_out = np.split(volumes, [60, 160])
     assert memorization(fresh, training, held_out).word == "no alarm"
     assert memorization(np.roll(training, 1, axis=3), training, held_out).word == "alarm"
-
-
-def test_the_aligned_distance_is_that_of_the_best_mirroring_and_shift() -> None:
-    _, (fresh, training, held_out) = three_sets("blobs", 0, 60, 60, 10)
-    fresh[:30] = np.roll(training[:30], 1, axis=2)[..., ::-1]
-    space = image_spaces(image_sets(fresh, training, held_out))[1]
-    nearest, distance = space.nearest(SYNTHETIC, TRAINING)
-    assert nearest[:30, 0].tolist() == list(range(30))
-    assert distance[:30].max() < 1e-3 < distance[30:].min()
-
-
-def test_nearest_is_that_of_all_pairs_without_those_of_one_patient() -> None:
-    _, sets = three_sets("digits", 0, 20, 50, 15)
-    space = image_spaces(image_sets(*sets))[0]
-    codes = np.arange(50) // 5
-    nearest, distance = space.nearest(TRAINING, TRAINING, k=3, codes=(codes, codes))
-    flat = sets[TRAINING].reshape(50, -1)
-    pairs = np.linalg.norm(flat[:, None] - flat, axis=2)
-    pairs[codes[:, None] == codes] = np.inf
-    assert np.allclose(distance, np.sort(pairs, axis=1)[:, :3], atol=1e-5)
-    assert np.allclose(np.take_along_axis(pairs, nearest, axis=1), distance, atol=1e-5)
-
-
-def test_runs_p_is_exact() -> None:
-    rng = np.random.default_rng(0)
-    ps = np.array([runs_p(*np.split(rng.normal(size=60), [40])) for _ in range(400)])
-    for level in (0.01, 0.05, 0.2):
-        assert (ps <= level).mean() <= level + 3 * np.sqrt(level / 400)
-    assert (ps <= 0.2).mean() > 0.1
-    top = np.concatenate([np.full(40, 5.0), np.zeros(260)])
-    p = runs_p(top, np.zeros(100) + 1)
-    assert hypergeom.sf(39, 400, 300, 40) <= p < 10 * hypergeom.sf(39, 400, 300, 40)
-
-
-def test_outliers_p_is_calibrated_on_an_exponential_tail_and_sees_a_single_outlier() -> None:
-    rng = np.random.default_rng(0)
-    ps = np.array([outliers_p(*np.split(rng.exponential(0.2, size=600), [500])) for _ in range(150)])
-    for level in (0.01, 0.05):
-        assert (ps <= level).mean() <= level + 3 * np.sqrt(level / 150)
-    training, held_out = np.split(rng.exponential(0.2, size=600), [500])
-    training[3] = 6.0
-    assert outliers_p(training, held_out) < 0.01
 
 
 def test_the_result_is_json_and_the_same_again() -> None:

@@ -1,7 +1,11 @@
 import json
+import multiprocessing
 import os
+import signal
 import sys
 import textwrap
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ from ganaug.evaluation.trials import (
     side_by_side,
 )
 from tests.evaluation.banks import bank_of, digits
-from tests.evaluation.marks import leave_mark
+from tests.evaluation.marks import leave_mark, sleep_long
 
 CLASSES = ("three", "eight")
 TRIAL = Trial("augmented", seed=1, steps=6, batch=16, augment="trivial")
@@ -247,6 +251,26 @@ def test_side_by_side_stops_when_its_caller_stops(tmp_path: Path) -> None:
     for _ in side_by_side(calls, jobs=2):
         break
     assert len(list(tmp_path.iterdir())) <= 8
+
+
+def test_ctrl_c_gives_up_what_was_begun_in_other_processes(tmp_path: Path) -> None:
+    calls = [(sleep_long, (tmp_path, number)) for number in range(6)]
+    before = multiprocessing.active_children()
+
+    def press_when_all_are_busy() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
+    try:
+        threading.Thread(target=press_when_all_are_busy, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            list(side_by_side(calls, jobs=2))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert not [process for process in multiprocessing.active_children() if process not in before]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_parts_have_one_hash_that_tells_them_apart(tmp_path: Path) -> None:

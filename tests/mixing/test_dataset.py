@@ -212,6 +212,10 @@ def test_dictionary_items_carry_provenance_through_collating(
     assert batch[keys[1]].tolist() == mixed.targets.tolist()
     assert batch["model_sha256"][0] == ""
     assert batch["model_sha256"][14] == bank.model_sha256
+    # Nobody judged: nothing was rejected or measured, and the bank says that no filter was asked.
+    assert batch["accepted"].tolist() == [True] * 15
+    assert batch["scores"] == ["{}"] * 15
+    assert bank.acceptance == {}
     for image, label, index in zip(batch[keys[0]][8:], batch[keys[1]][8:], batch["index"][8:], strict=True):
         assert read_back(image.numpy()) == (label, index)
     if keys[1] != "label":

@@ -112,6 +112,41 @@ def test_real_images_are_never_an_alarm_however_few(count: int, seed: int) -> No
     assert real.spread(others) > real.alarm_below
 
 
+@pytest.mark.parametrize("count", [4, 8, 12, 24, 96])
+def test_held_out_real_images_never_look_as_if_they_had_lost_what_real_ones_cover(count: int) -> None:
+    for seed in range(40):
+        # A third of them clustered, a third of very unequal likeness.
+        features = _gaussian(count + 2 * WATCHED, seed)
+        if seed % 3 == 1:
+            features = 0.2 * features + 3 * _gaussian(3, seed + 100)[torch.arange(len(features)) % 3]
+        if seed % 3 == 2:
+            features = features * torch.linspace(0.1, 3, 16).repeat(len(features) // 16 + 1)[: len(features), None]
+        real = reference(features[:count], torch.ones(count), seed=seed)
+        for held_out in features[count:].split(WATCHED):
+            assert real.coverage(held_out) >= real.lost_below
+        assert count < 12 or seed % 3 or real.lost_below > 0
+
+
+def test_samples_that_become_noise_are_an_alarm_once_their_class_was_as_good_as_real(watching: Monitor) -> None:
+    _, real = _shapes({"cross": 30, "disk": 30, "ring": 12})
+    weights = {name: value for name, value in watching.tensors().items() if name != "reached"}
+    fresh, _ = _shapes({"cross": WATCHED, "disk": WATCHED, "ring": WATCHED}, seed=1)
+    good = [*fresh.split(WATCHED)]
+    noise = [2 * torch.rand(part.shape, generator=torch.Generator().manual_seed(7)) - 1 for part in good]
+
+    young = load_monitor(weights, real, seed=LONG.seed, device=CPU)
+    figures = _figures(young, noise)
+    assert max(figures["coverage_by_class"].values()) < 0.05
+    # They are not one image: spread alone sees nothing.
+    assert all(figures["spread_by_class"][young.names[c]] > one.alarm_below for c, one in young.references.items())
+    assert young.collapsed(figures) == [], "a generator begins with noise"
+
+    assert young.collapsed(_figures(young, good)) == []
+    assert young.collapsed(_figures(young, [good[0], noise[1], good[2]])) == ["disk"]
+    again = load_monitor(young.tensors(), real, seed=LONG.seed, device=CPU)
+    assert set(again.collapsed(_figures(again, noise))) >= {"cross", "disk"}, "remembered in checkpoints"
+
+
 def test_real_images_that_are_all_alike_cannot_collapse() -> None:
     real = reference(torch.ones(8, 3), torch.ones(8), seed=0)
     assert (real.alarm_below, real.spread(torch.zeros(4, 3))) == (0, 1)
@@ -211,7 +246,7 @@ def _plant(monkeypatch: pytest.MonkeyPatch, collapsed: Callable[[int, GAN], bool
         return torch.where(one[:, None, None, None], torch.zeros(()), torch.stack(images))
 
     def coverage(_reference: Reference, _fakes: Tensor) -> float:
-        return 1 / (1 + abs(seen["step"] - 10))
+        return 1 / (1 + 0.02 * abs(seen["step"] - 10))
 
     monkeypatch.setattr(GAN, "sample", sample)
     monkeypatch.setattr(Reference, "coverage", coverage)
