@@ -141,7 +141,7 @@ def test_a_read_only_output_is_a_sentence_of_every_command(
     disk: Callable[..., Path], shapes: Path, tmp_path: Path
 ) -> None:
     model, place = make_model(tmp_path / "generator.safetensors"), disk(2**20, options=",ro")
-    enough = write_shapes(tmp_path / "data", {"disk": 12, "ring": 12})
+    enough = write_shapes(tmp_path / "data", {"disk": 24, "ring": 24})
     out = str(place / "out")
     commands = [
         ["fit", str(shapes), "--out", out, "--kimg", "0.1", *FITTING],

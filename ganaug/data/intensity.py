@@ -60,17 +60,17 @@ class IntensityMap:
 
     def _problem(self) -> str | None:
         if self.kind not in KINDS:
-            return f"kind {self.kind!r}; one of {', '.join(KINDS)} was wanted"
+            return f"kind {self.kind!r:.80}; one of {', '.join(KINDS)} was wanted"
         if self.dtype not in DTYPES:
-            return f"dtype {self.dtype!r}; one of {', '.join(DTYPES)} was wanted"
+            return f"dtype {self.dtype!r:.80}; one of {', '.join(DTYPES)} was wanted"
         ends = {"minimum": self.minimum, "maximum": self.maximum}
         if self.kind in _LINEAR:
             if ends != {"minimum": None, "maximum": None}:
-                return f"a minimum or maximum with kind {self.kind!r}; none was wanted"
+                return f"a minimum or maximum with kind {self.kind!r:.80}; none was wanted"
             ends = {}
         for name, value in {"low": self.low, "high": self.high, **ends}.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                return f"{name} {value!r}; a finite number was wanted"
+                return f"{name} {value!r:.80}; a finite number was wanted"
         if self.kind == "uint8" and (self.low, self.high, self.dtype) != (0, 255, "uint8"):
             return f"kind 'uint8' with {self.low} to {self.high} of {self.dtype}; 0 to 255 of uint8 was wanted"
         return self._disorder()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,19 +44,29 @@ class Trained:
         """Read the content of a ``train_manifest.json``, parsed or not. Raises `ModelFileError` if it is none."""
         try:
             values = json.loads(manifest) if isinstance(manifest, bytes) else manifest
-            files = {str(entry["sha256"]) for entry in values["files"]}
-            files |= set(map(str, values.get("source_hashes", ())))
-            groups = {str(entry["group_hash"]) for entry in values["files"]}
-            groups |= set(map(str, values.get("patient_hashes", ())))
-            contents = frozenset(map(str, values.get("content_hashes", ())))
-        except (KeyError, ValueError, TypeError, AttributeError) as problem:
+            files = _texts(entry["sha256"] for entry in values["files"])
+            files |= _texts(values.get("source_hashes", ()))
+            groups = _texts(entry["group_hash"] for entry in values["files"])
+            groups |= _texts(values.get("patient_hashes", ()))
+            contents = frozenset(_texts(values.get("content_hashes", ())))
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as problem:
             raise ModelFileError(
                 f"The train_manifest.json of the run lacks or garbles a field ({type(problem).__name__}: "
-                f"{problem}); without it nobody can say that the test images are unseen. Restore the run folder, "
-                "or train again."
+                f"{problem!s:.500}); without it nobody can say that the test images are unseen. Restore the run "
+                "folder, or train again."
             ) from None
         unnamed = {hash_group(sha256) for sha256 in files}
         return cls(frozenset(files), frozenset(groups), contents, names_groups=not groups <= unnamed)
+
+
+def _texts(values: Iterable[Any]) -> set[str]:
+    """Return texts as a set. Raises TypeError if there is anything else among them."""
+    found = set()
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"a text was wanted, and {value!r:.80} is there")
+        found.add(value)
+    return found
 
 
 @dataclass(frozen=True)

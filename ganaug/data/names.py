@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+MAX_NAME = 1000
+"""Letters of the name of a class or domain, at most."""
+
 
 def printable(name: str) -> str:
     """Return `name` with control characters and undecodable bytes escaped, safe to print."""

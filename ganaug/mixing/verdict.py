@@ -33,15 +33,15 @@ def read_verdict(path: Path) -> dict[str, Any]:
         mixture = {name: recommended["mixture"][name] for name in ARGUMENTS if name in recommended["mixture"]}
         title = str(recommended["title"])
         word = None if found["verdict"] is None else str(found["verdict"]["word"])
+        folder = (file.parent / str(bank)).resolve()
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise ModelFileError(
-            f"{file} is no verdict that this ganaug reads ({type(problem).__name__}: {problem}). {_HINT}"
+            f"{file} is no verdict that this ganaug reads ({type(problem).__name__}: {problem!s:.500}). {_HINT}"
         ) from None
     if not isinstance(bank, str):
         raise ModelFileError(f"The study of {file} made no synthetic images, and recommends nothing to add. {_HINT}")
-    folder = (file.parent / bank).resolve()
     if not folder.is_relative_to(file.parent.resolve()):
-        raise ModelFileError(f"{file} names the bank {bank}, which is outside of the study's folder. {_HINT}")
+        raise ModelFileError(f"{file} names the bank {bank!r:.200}, which is outside of the study's folder. {_HINT}")
     if word != "use":
         warnings.warn(
             f"The verdict of {file} is {word!r}: no synthetic images are added; what did best was {title!r}.",

@@ -1,13 +1,15 @@
 """The model file: `generator.safetensors`, averaged weights and a JSON header with everything that sampling needs.
 
 Nothing in it can run: no pickle, no class names to import but the architecture's, which must be one of ours. A file
-from a stranger is checked before memory is given to it.
+from a stranger is checked before memory is given to it: the length of its header, then every field of it, then the
+shapes of the weights.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +21,10 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from ganaug.config import FitConfig
+from ganaug.data.degrade import parse_degrade
 from ganaug.data.geometry import Geometry
 from ganaug.data.intensity import IntensityMap
+from ganaug.data.names import MAX_NAME
 from ganaug.errors import ConfigError, GanaugError, ModelFileError
 from ganaug.files import sha256_file, write_atomic
 from ganaug.models import build_network, place
@@ -28,6 +32,12 @@ from ganaug.models.translation import Translation, build_translation
 
 FORMAT = 1
 FILE_NAME = "generator.safetensors"
+MAX_HEADER_BYTES = 8 * 2**20
+"""Longer headers are not read; that of 1,000 classes has a hundredth of it."""
+MAX_CLASSES = 100_000
+_MAX_IMAGES = 2**62
+_WORD = re.compile(r"[\w .+()-]{0,40}")
+_SHA256 = re.compile(r"([0-9a-f]{64})?")
 _HEADER_KEY = "ganaug"
 _AGAIN = "Train it again with 'ganaug fit', or restore the file from where it came."
 
@@ -76,24 +86,30 @@ class ModelHeader:
             version = values.pop("format")
             if version != FORMAT:
                 raise ModelFileError(
-                    f"The model file has format {version!r}; this version of ganaug reads format {FORMAT}. "
+                    f"The model file has format {version!r:.80}; this version of ganaug reads format {FORMAT}. "
                     "Use the version that wrote it, or train again."
                 )
             header = cls(
-                model=str(values["model"]),
-                classes=tuple(map(str, values["classes"])),
+                model=_word("model", values["model"]),
+                classes=_class_names(values["classes"]),
                 size=tuple(map(int, values["size"])),
                 channels=int(values["channels"]),
                 intensity=IntensityMap.from_dict(values["intensity"]),
-                settings=dict(values["settings"]),
-                training=dict(values["training"]),
+                settings=_settings(values["settings"]),
+                training=_training(values["training"]),
                 # Files of the first version of this format have neither.
                 geometry=None if values.get("geometry") is None else Geometry.from_dict(values["geometry"]),
-                source_format=str(values.get("source_format", "")),
+                source_format=_word("source_format", values.get("source_format", "")),
                 translation=None if not values.get("translation") else Translation.from_dict(values["translation"]),
             )
+            if header.translation is not None:
+                _class_names([*header.translation.labels])
+                if header.translation.degrade:
+                    parse_degrade(header.translation.degrade)
+        except ConfigError as problem:
+            raise ModelFileError(f"{problem} {_AGAIN}") from None
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as problem:
-            raise ModelFileError(f"The header of the model file is damaged ({problem!r}). {_AGAIN}") from None
+            raise ModelFileError(f"The header of the model file is damaged ({problem!r:.500}). {_AGAIN}") from None
         if header.translation is not None and header.translation.domains != header.classes:
             raise ModelFileError(
                 f"The header of the model file names the classes {header.classes!r:.200} and the domains "
@@ -101,7 +117,7 @@ class ModelHeader:
             )
         longest = {2: 4096, 3: 512}.get(len(header.size), 0)
         good = 2 <= min(header.size, default=0) <= max(header.size, default=0) <= longest
-        if not good or not 1 <= header.channels <= 64 or not 1 <= len(header.classes) <= 100_000:
+        if not good or not 1 <= header.channels <= 64 or not 1 <= len(header.classes) <= MAX_CLASSES:
             raise ModelFileError(
                 f"The header of the model file describes {header.channels} channels of {header.size} pixels and "
                 f"{len(header.classes)} classes, which no run can have. {_AGAIN}"
@@ -109,10 +125,51 @@ class ModelHeader:
         return header
 
 
+def _word(field: str, value: Any) -> str:
+    """Return a text of letters, digits and a few signs: it is written into pages and cards."""
+    if not isinstance(value, str) or not _WORD.fullmatch(value):
+        raise ValueError(f"{field} {value!r:.80}")
+    return value
+
+
+def _class_names(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(name, str) and name for name in values):
+        raise TypeError(f"classes {values!r:.80}")
+    if len(set(values)) < len(values) or max(map(len, values), default=0) > MAX_NAME:
+        raise ValueError(f"classes that are alike, or have more than {MAX_NAME} letters")
+    return tuple(values)
+
+
+def _settings(values: Any) -> dict[str, Any]:
+    """Return the settings with values of the right kinds; no others, and none that a file does not have."""
+    checked = FitConfig().updated({**values, "device": "auto"}, source="settings of the model file").to_dict()
+    return {key: values[key] if key == "device" else checked[key] for key in values}
+
+
+def _training(values: Any) -> dict[str, Any]:
+    """Return what the training saw after a look at the fields that are read again."""
+    images = values.get("images", {})
+    if not isinstance(images, dict) or not all(
+        isinstance(n, int) and not isinstance(n, bool) and 0 <= n < _MAX_IMAGES for n in images.values()
+    ):
+        raise TypeError(f"images {images!r:.80}")
+    for field in ("ganaug", "started"):
+        _word(field, str(values.get(field, "")).replace(":", "-"))
+    if not _SHA256.fullmatch(values.get("train_manifest_sha256", "")):
+        raise ValueError("train_manifest_sha256")
+    return dict(values)
+
+
 def save_model(path: Path, generator: nn.Module, header: ModelHeader) -> None:
     """Write a generator's weights and header to `path`, atomically."""
     weights = {key: value.detach().cpu().contiguous() for key, value in generator.state_dict().items()}
-    write_atomic(path, save(weights, metadata={_HEADER_KEY: header.to_json()}))
+    data = save(weights, metadata={_HEADER_KEY: header.to_json()})
+    if (length := int.from_bytes(data[:8], "little")) > MAX_HEADER_BYTES:
+        raise ModelFileError(
+            f"The header of the model file {path} would have {length:,} bytes, and at most {MAX_HEADER_BYTES:,} are "
+            f"read: the names of {len(header.classes):,} classes are too long. Give them shorter ones."
+        )
+    write_atomic(path, data)
 
 
 def find_model(path: str | Path) -> Path:
@@ -139,7 +196,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
     path = find_model(path)
     header = read_header(path)
     try:
-        settings = vars(FitConfig().updated({**header.settings, "device": "auto"}, source="model file"))
+        settings = vars(FitConfig().updated({**header.settings, "device": "auto"}))
         with torch.device("meta"):  # no memory until the shapes are known to agree
             generator = _build(header, settings)
         expected = {key: tuple(value.shape) for key, value in generator.state_dict().items()}
@@ -159,7 +216,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
         ArithmeticError,
         safetensors.SafetensorError,
     ) as problem:
-        raise ModelFileError(f"The model file {path} cannot be loaded ({problem}). {_AGAIN}") from None
+        raise ModelFileError(f"The model file {path} cannot be loaded ({problem!s:.500}). {_AGAIN}") from None
     generator = place(generator, device).requires_grad_(False).eval()
     return generator, header, sha256_file(path)
 
@@ -178,15 +235,25 @@ def _build(header: ModelHeader, settings: Mapping[str, Any]) -> nn.Module:
 
 
 def read_header(path: Path) -> ModelHeader:
-    """Read only the header of a model file."""
+    """Read only the header of a model file. Raises ModelFileError, which names the file, for one that does not fit."""
     try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise ModelFileError(
+                f"{path} is no model file, or damaged: its first bytes announce a header of {length:,} bytes, and at "
+                f"most {MAX_HEADER_BYTES:,} are read. {_AGAIN}"
+            )
         with safetensors.safe_open(path, "pt") as stream:
             metadata = stream.metadata() or {}
     except (OSError, safetensors.SafetensorError) as problem:
-        raise ModelFileError(f"The model file {path} cannot be read ({problem}). {_AGAIN}") from None
+        raise ModelFileError(f"The model file {path} cannot be read ({problem!s:.500}). {_AGAIN}") from None
     if _HEADER_KEY not in metadata:
         raise ModelFileError(f"{path} is a safetensors file without ganaug's header. Give one that 'fit' wrote.")
-    return ModelHeader.from_json(metadata[_HEADER_KEY])
+    try:
+        return ModelHeader.from_json(metadata[_HEADER_KEY])
+    except GanaugError as problem:
+        raise ModelFileError(f"{path}: {problem}") from None
 
 
 def _check_shapes(path: Path, expected: dict[str, tuple[int, ...]]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ganaug.distributed import team
 from ganaug.progress import Progress
 from ganaug.sampling.folder import whole_file
 from ganaug.sampling.growing import grow_npy
@@ -23,11 +24,13 @@ def write_archive(path: Path, gan: ImageSource, request: Request, *, progress: P
 
     The archive holds ``train_images`` (N×H×W or N×D×H×W, channels last if there are several), ``train_labels`` (N×1),
     ``class_names``, ``index`` (N) and, for all alike, ``seed``, ``truncation`` and ``model_sha256``. The images
-    collect in a plain file beside it first, since a compressed one cannot be continued.
+    collect in a plain file beside it first, since a compressed one cannot be continued. Of a team rank 0 writes the
+    archive; the others come back before it is there.
     """
-    images = path.with_name(_IMAGES)
-    if path.is_file() and path.stat().st_size:
-        images.unlink(missing_ok=True)
+    images, members = path.with_name(_IMAGES), team()
+    if members.tell("whole" if members.leads and path.is_file() and path.stat().st_size else "")[0]:
+        if members.leads:
+            images.unlink(missing_ok=True)
         return len(request)
     channels, *sides = request.shape
     shape = (len(request), *sides, *([channels] if channels > 1 else []))
@@ -37,6 +40,8 @@ def write_archive(path: Path, gan: ImageSource, request: Request, *, progress: P
         return images[:, 0] if channels == 1 else np.moveaxis(images, 1, -1)
 
     kept = grow_npy(images, shape, request.dtype, rows, batch=request.batch, progress=progress)
+    if not members.leads:
+        return kept
     labels = request.labels[:, np.newaxis]
     arrays = {
         "train_labels": labels.astype(np.uint8) if len(request.classes) <= 256 else labels,

@@ -15,6 +15,7 @@ from ganaug.sampling.writers import load_writer
 
 _MOST = 2**20
 """Bytes of provenance, and of what stands before it, at most."""
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
 _SHA256 = re.compile("[0-9a-f]{64}")
 _SOURCE = re.compile(r"([0-9a-f]{64})#(\d+)")
 _SYNTHETIC_DATA, _IMAGE_COMMENTS = 0x0008_001C, 0x0020_4000
@@ -58,6 +59,9 @@ def origin_of(values: Any) -> dict[str, Any] | None:
         return None
     try:
         scores = values.get("scores") or "{}"
+        scores = json.loads(scores) if isinstance(scores, str) else scores
+        if not isinstance(scores, Mapping):
+            return None
         origin: dict[str, Any] = {
             "synthetic": True,
             "label": str(values["label"]),
@@ -67,7 +71,7 @@ def origin_of(values: Any) -> dict[str, Any] | None:
             "model_sha256": str(values["model_sha256"]),
             "truncation": float(values["truncation"]),
             "accepted": str(values.get("accepted", True)).lower() == "true",
-            "scores": json.dumps(json.loads(scores) if isinstance(scores, str) else scores, sort_keys=True),
+            "scores": json.dumps(dict(scores), sort_keys=True),
         }
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return None
@@ -133,6 +137,8 @@ def _nifti(raw: bytes) -> str | None:
 def _dicom(raw: bytes) -> str | None:
     from pydicom import dcmread
 
+    if _DEFLATED in raw[:2048]:  # pydicom would unpack all of it, whatever its size; no writer of ours packs it so
+        return None
     dataset = dcmread(
         io.BytesIO(raw), stop_before_pixels=True, force=True, specific_tags=[_IMAGE_COMMENTS, _SYNTHETIC_DATA]
     )

@@ -135,6 +135,10 @@ def _read_manifest(path: Path, sha256: str, remedy: str) -> bytes | None:
         raise ModelFileError(f"{path} cannot be read ({problem.strerror}). {remedy}") from None
     if sha256 and hashlib.sha256(raw).hexdigest() != sha256:
         raise ModelFileError(f"{path} was changed since it was written, or is of another run. {remedy}")
+    try:
+        Trained.of(raw)
+    except ModelFileError as problem:
+        raise ModelFileError(f"{path}: {problem}") from None
     return raw
 
 

@@ -19,8 +19,10 @@ def provenance(
 ) -> dict[str, Any]:
     """Return the provenance of image `index` of a class under `seed`.
 
-    All values are of kinds that a batch collate function can stack. `source` is "noise", or the real image that a
-    translation started from; `accepted` and `scores` (JSON) are what a filter said; without one all are accepted.
+    All values are of kinds that a batch collate function can stack, so that none is None. `source` is "noise", or the
+    real image that a translation started from. `scores` (JSON) has what was measured of the image, "{}" for nothing.
+    `accepted` is False for an image that a filter rejected, and true for all others: also where no filter was asked. Of
+    a bank, `SyntheticBank.acceptance` says whether one was, and how many of how many it accepted.
     """
     return {
         "synthetic": True,

@@ -436,5 +436,5 @@ def _remove(folder: Path, holder: _Bank | _Folder, removed: set[str], record: Ma
 def _json_or_none(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

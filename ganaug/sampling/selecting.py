@@ -128,6 +128,6 @@ def leave_out(
 def _read(path: Path) -> dict[str, list[float]]:
     try:
         found: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # after a power cut a small file may be empty
+    except (OSError, ValueError, RecursionError):  # after a power cut a small file may be empty
         return {}
     return found

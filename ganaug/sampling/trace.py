@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ganaug.data.archives import member_names, open_member
+from ganaug.data.leak import Trained
 from ganaug.data.manifest import hash_content
 from ganaug.data.names import count, printable
 from ganaug.data.readers import decode, is_image, read_bytes
@@ -30,6 +32,7 @@ _UP = 8
 _ROWS = 1024
 _MEMBER = re.compile(r"(.+?)#(?:train)?\[?(\d+)\]?")
 _MOST_FIELD = 2**20
+_ORIGIN_KEYS = ("class_names", "model_sha256", "seed", "truncation", "train_labels", "index")
 _ALIKE = 0.95
 """Correlation above which two pictures are one that was saved with loss, say."""
 
@@ -97,7 +100,8 @@ class Trace:
         yield f"{name} is synthetic: {label}{', ' + made if made else ''}, as {' and '.join(self.found_in)} says."
         made_by = f"Model SHA-256 {origin['model_sha256']}, seed {origin['seed']}"
         yield f"{made_by}{index}, truncation {origin['truncation']:g}."
-        scores = ", ".join(f"{key} {value}" for key, value in json.loads(origin["scores"]).items())
+        told = json.loads(origin["scores"]).items()
+        scores = printable(", ".join(f"{key} {value}" for key, value in told))
         accepted = "accepted" if origin["accepted"] else "not accepted by the filter"
         yield f"It was {accepted}{f' with the scores: {scores}' if scores else '; it has no scores'}."
 
@@ -279,14 +283,12 @@ def read_archive(place: Path) -> tuple[np.ndarray, list[dict[str, Any]] | None]:
         ModelFileError: it cannot be read.
     """
     try:
-        with np.load(place, allow_pickle=False) as archive:
-            images = archive["train_images"]
-            if images.ndim < 3 or not len(images):
-                raise ValueError(f"train_images has the shape {images.shape}")
-            origins = _origins(archive) if "model_sha256" in archive else []
-    except MemoryError:
-        raise
-    except Exception as problem:  # zipfile, zlib and NumPy raise anything on a damaged file
+        images = open_member(place, "train_images")
+        if images.ndim < 3 or not len(images) or images.dtype.kind not in "biuf":
+            raise ValueError(f"train_images is {images.dtype} of the shape {images.shape}")
+        known = "model_sha256" in member_names(place)
+        origins = _origins({name: open_member(place, name) for name in _ORIGIN_KEYS}) if known else []
+    except (DataError, ValueError, TypeError, IndexError, OverflowError) as problem:
         raise ModelFileError(
             f"{place} cannot be read as an archive of images ({type(problem).__name__}: {problem}). Restore it."
         ) from None
@@ -401,11 +403,10 @@ def _is_trained_on(subject: Subject, manifest: bytes | None) -> bool | None:
     """Return whether a run's training holds the file or the same pixels; None if nobody knows."""
     if manifest is None:
         return None
-    values = json.loads(manifest)
-    files = {entry["sha256"] for entry in values["files"]} | set(values.get("source_hashes", ()))
-    contents = set(values.get("content_hashes", ()))
+    trained = Trained.of(manifest)
     content = "" if subject.pixels is None else hash_content(np.moveaxis(subject.pixels, 0, -1))
-    return (bool(subject.sha256) and subject.sha256 in files) or (bool(content) and content in contents)
+    is_file = bool(subject.sha256) and subject.sha256 in trained.files
+    return is_file or (bool(content) and content in trained.contents)
 
 
 def _again(subject: Subject, gan: Sampler) -> tuple[str, str]:

@@ -77,16 +77,20 @@ class Run:
 
     def train_manifest(self) -> dict[str, Any]:
         """Read the manifest of the training files."""
-        return read_json(self.manifest_path, ConfigError, _HINT)
+        values = read_json(self.manifest_path, ConfigError, _HINT)
+        if not isinstance(values, dict):
+            raise ConfigError(f"{self.manifest_path} holds no object. {_HINT}")
+        return values
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read the snapshots' metrics, oldest first; a line cut short by a crash is left out."""
         if not self.metrics_path.exists():
             return []
         rows = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            rows += [row] if isinstance(row, dict) else []
         return rows

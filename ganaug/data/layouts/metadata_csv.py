@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ganaug.data.layouts import Entry, Listing
-from ganaug.data.names import count, few, printable
+from ganaug.data.names import MAX_NAME, count, few, printable
 from ganaug.data.readers import is_image, readers_by_suffix, suffix_of
 from ganaug.data.tree import require_inside, walk
 from ganaug.errors import DataError
@@ -51,6 +51,12 @@ def listing(root: Path, *, labelled: bool = True) -> Listing:
         missing = next((column for column in wanted if not row.get(column)), None)
         if missing is not None:
             raise DataError(f"{table}, line {line}: the column '{missing}' is empty. Fill it in, or remove the line.")
+        long = next((name for name in ("label", "domain") if len(row.get(name, "")) > MAX_NAME), None)
+        if long is not None:
+            raise DataError(
+                f"{table}, line {line}: the {long} has {len(row[long]):,} letters; at most {MAX_NAME} were wanted. "
+                "Shorten it, or check the quotes around the line."
+            )
         path = _relative(table, line, row["file_name"])
         require_inside(root, path)
         entry = Entry(

@@ -16,7 +16,7 @@ import numpy as np
 
 from ganaug.data.archives import as_images, member_names, open_member, tables
 from ganaug.data.layouts import Entry, Listing
-from ganaug.data.names import few
+from ganaug.data.names import MAX_NAME, few
 from ganaug.data.tree import walk
 from ganaug.errors import DataError
 
@@ -114,6 +114,8 @@ def _text(path: Path, key: str, values: np.ndarray) -> list[str]:
         "".join(found).encode()  # lone surrogates are not text that could be written anywhere
     except (UnicodeError, ValueError) as problem:
         raise DataError(f"{path}: {key} is no UTF-8 text; save it with np.array([...], dtype=str)") from problem
+    if max(map(len, found), default=0) > MAX_NAME:
+        raise DataError(f"{path}: {key} has a name of more than {MAX_NAME} letters; shorten it")
     if not all(found):
         raise DataError(f"{path}: {key} has an empty name, the one at {found.index('')}; fill it in")
     return found

@@ -1,0 +1,1 @@
+"""Files from strangers, damaged in thousands of ways."""
