@@ -18,7 +18,11 @@ from ganaug.cli.study import study
 from ganaug.cli.trace import trace
 from ganaug.cli.translate import translate
 from ganaug.cli.twins import twins
+from ganaug.distributed import ElsewhereError, is_main, world_size
 from ganaug.errors import GanaugError, Interrupted
+
+SHARED = ("fit", "sample", "translate")
+"""Commands whose work several processes share."""
 
 
 class Commands(click.Group):
@@ -28,12 +32,30 @@ class Commands(click.Group):
         """Return the commands in the order of this file, which is the order in which they are used."""
         return list(self.commands)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command; one that several processes cannot share is refused under torchrun."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if world_size() > 1 and name not in SHARED:
+            raise click.UsageError(
+                f"'ganaug {name}' was started {world_size()} times by torchrun; it runs in one process. Start it "
+                f"without torchrun: ganaug {name} … (torchrun is for {', '.join(SHARED)})."
+            )
+        return name, command, rest
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command and turn errors into messages and exit codes."""
         try:
             return super().invoke(ctx)
+        except ElsewhereError as problem:
+            ctx.exit(problem.exit_code)  # the process that failed has said why
         except GanaugError as problem:
-            click.echo(str(problem) if isinstance(problem, Interrupted) else f"Error: {problem}", err=True)
+            from ganaug.data.names import printable
+
+            said = str(problem) if isinstance(problem, Interrupted) else f"Error: {problem}"
+            # A name out of a stranger's file may hold what a terminal obeys.
+            click.echo("\n".join(map(printable, said.splitlines())), err=True)
             ctx.exit(problem.exit_code)
         except KeyboardInterrupt:
             click.echo(
@@ -42,7 +64,11 @@ class Commands(click.Group):
                 err=True,
             )
             ctx.exit(1)
-        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
+        except click.ClickException as problem:
+            if not is_main():
+                ctx.exit(problem.exit_code)  # all have the same command line, and one says what is wrong with it
+            raise
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except MemoryError:
             click.echo("Error: not enough memory. Use a smaller --size or --set batch=…, or fewer images.", err=True)

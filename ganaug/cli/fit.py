@@ -159,11 +159,14 @@ def fit(
     in N processes, which share each batch.
     """
     from ganaug.config import FitConfig, parse_assignments
+    from ganaug.distributed import was_restarted
 
     if minutes is not None and kimg is not None:
         raise click.UsageError("--minutes and --kimg were both given; give one.")
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite were both given; give one.")
+    if was_restarted():  # the same command, by torchrun, after a process was lost
+        resume, overwrite = True, False
     settings = parse_assignments(sets)
     given = {
         "minutes": minutes,

@@ -67,35 +67,41 @@ def sample(
     """Make synthetic images with the generator of RUN: a labelled folder with metadata.csv, or a bank.
 
     A sample that was stopped goes on where it was when the same command is given again; when it was complete, nothing
-    is done.
+    is done. 'torchrun --nproc-per-node N -m ganaug sample …' shares the work among N processes or GPUs.
     """
     if sum(value is not None for value in (per_class, balance, counts)) != 1:
         raise click.UsageError("Give exactly one of --per-class, --balance and --counts.")
     if (max_similarity is None) != (against is None):
         raise click.UsageError("Give --max-similarity and --against DATA (what RUN was trained on) together.")
     wanted = _parse_counts(counts)
+    from ganaug.distributed import is_main, processes, together
     from ganaug.files import keep_apart
     from ganaug.sampling.counts import requested_counts, slices_of
     from ganaug.sampling.export import export_folder
     from ganaug.sampling.sampler import load_sampler
 
-    for source in (run, *(folder for folder in (balance, against) if folder)):
-        keep_apart(out, source)
-    gan = load_sampler(run, device=device)
-    summary = export_folder(
-        gan,
-        out,
-        counts=requested_counts(
-            gan.classes, counts=wanted, per_class=per_class, balance=balance, slices=slices_of(gan)
-        ),
-        format=format_,
-        seed=seed,
-        truncation=truncation,
-        max_similarity=max_similarity,
-        against=against,
-        overwrite=overwrite,
-        show_progress=not json_,
-    )
+    with processes(), together() as members:
+        for source in (run, *(folder for folder in (balance, against) if folder)):
+            keep_apart(out, source)
+        gan = load_sampler(run, device=device)
+        with members.lead_first():  # the others find what it read of a folder to balance in the cache
+            numbers = requested_counts(
+                gan.classes, counts=wanted, per_class=per_class, balance=balance, slices=slices_of(gan)
+            )
+        summary = export_folder(
+            gan,
+            out,
+            counts=numbers,
+            format=format_,
+            seed=seed,
+            truncation=truncation,
+            max_similarity=max_similarity,
+            against=against,
+            overwrite=overwrite,
+            show_progress=not json_,
+        )
+    if not is_main():
+        return
     made = ", ".join(f"{name}: {count}" for name, count in summary["counts"].items())
     text = f"{summary['images']} synthetic images ({summary['format']}) in {out}: {made}"
     if summary["kept"]:

@@ -66,12 +66,38 @@ def translate(
 
     INPUT is an image or volume, a labelled folder, or a folder of images. Files keep name, size, format and place in
     space; a metadata.csv says of each where it comes from. A translation that was stopped goes on where it was when the
-    same command is given again.
+    same command is given again. 'torchrun --nproc-per-node N -m ganaug translate …' shares the work.
     """
     if format_ == "bank" and native:
         raise click.UsageError("--native was given with --format bank; all images of a bank have the training's size.")
     if (count is not None or group_regex is not None) and format_ != "bank":
         raise click.UsageError("--count and --group-regex are for --format bank.")
+    from ganaug.distributed import is_main, processes, together
+
+    with processes(), together():
+        summary, text = _translate(
+            run, images, to, out, source, format_, native, count, seed, group_regex, device, overwrite, json_
+        )
+    if is_main():
+        show(summary, json_, text)
+
+
+def _translate(
+    run: Path,
+    images: Path,
+    to: str,
+    out: Path,
+    source: str | None,
+    format_: str,
+    native: bool,
+    count: int | None,
+    seed: int,
+    group_regex: str | None,
+    device: str,
+    overwrite: bool,
+    json_: bool,
+) -> tuple[dict[str, Any], str]:
+    """Return what was done, for machines and for people."""
     from ganaug.errors import ConfigError
     from ganaug.files import keep_apart
     from ganaug.sampling import SyntheticBank, Translator, load
@@ -107,8 +133,7 @@ def translate(
             "seed": seed,
             "model_sha256": gan.model_sha256,
         }
-        show(summary, json_, f"{len(bank)} images translated to {to} (bank) in {out}{_unjudged(gan, run, to)}")
-        return
+        return summary, f"{len(bank)} images translated to {to} (bank) in {out}{_unjudged(gan, run, to)}"
     summary = translate_files(
         gan,
         images,
@@ -125,7 +150,7 @@ def translate(
     if summary["kept"]:
         text += f"\n{summary['kept']} of them were there already."
     text += _unjudged(gan, run, to)
-    show(summary, json_, "\n".join([text, *summary["left_out"]]))
+    return summary, "\n".join([text, *summary["left_out"]])
 
 
 def _unjudged(gan: Translator, run: Path, to: str) -> str:

@@ -358,8 +358,11 @@ class _Study:
         with progress_bar("generators", len(jobs), unit="generators", show=self.show and bool(jobs)) as progress:
             calls = [(make_generator, (job,)) for job in jobs]
             for done, facts in enumerate(side_by_side(calls, jobs=self._generator_jobs), start=1):
-                made[f"{facts['kind']}-{facts['number']}"] = facts
-                progress.update(done, f"{facts['kind']} {facts['number']}")
+                name = f"{facts['kind']}-{facts['number']}"
+                made[name] = facts
+                progress.update(done, name)
+                if "tried_before" in facts:
+                    self.say(f"The generator {name} was of no use, and was trained again: {facts['tried_before'][0]}")
         return dict(sorted(made.items()))
 
     def _possible(self, made: Mapping[str, Mapping[str, Any]]) -> list[str]:

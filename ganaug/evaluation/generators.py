@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from ganaug.sampling.sampler import load
 from ganaug.training.fit import fit
 from ganaug.training.plan import Plan, make_plan
 from ganaug.training.probe import probe
+
+TRIES = 2
+"""Trainings of a generator until it is of use; each takes a whole training's time."""
 
 DONE = "made.json"
 """Written into a generator's folder when its banks are complete."""
@@ -39,7 +43,7 @@ class GeneratorJob:
     kind: str
     """Of `KINDS`."""
     number: int
-    """Its seed."""
+    """Which of its kind."""
     folder: Path
     """Where its run and banks go."""
     train: Manifest
@@ -53,6 +57,13 @@ class GeneratorJob:
     """The other site's images."""
     run: Path | None = None
     """A run that is there already; nothing is trained."""
+    attempt: int = 0
+    """How often it was trained in vain."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of its training."""
+        return self.number + 1000 * self.attempt
 
     @property
     def is_done(self) -> bool:
@@ -68,33 +79,46 @@ def bank_folder(job_folder: Path, source: str) -> Path:
 def make_generator(job: GeneratorJob) -> dict[str, Any]:
     """Train a generator, fill its banks, and return facts as JSON values. What is complete is not made again.
 
-    A generator that diverges or collapses is reported in ``failed``, and has no banks; so is a bank for which nothing
-    was accepted, in the ``failed`` of its source.
+    A generator that diverges or collapses, or of which no image is accepted for any bank, is trained again with another
+    seed, as its user would; ``tried_before`` tells what went wrong. After `TRIES` it is reported in ``failed``, and has
+    no banks; so is a bank for which nothing was accepted, in the ``failed`` of its source.
     """
     done = job.folder / DONE
     facts: dict[str, Any] = {"kind": job.kind, "number": job.number, "sources": []}
     if job.is_done:
         facts = read_json(done, ModelFileError, "Delete the study's folder and start again.")
-    missing = [source for source in job.sources if source not in facts]
-    if "failed" in facts or not missing:
+    if "failed" in facts or not [source for source in job.sources if source not in facts]:
         return facts
+    # Arms that were added later find the generator trained.
+    given = job.run or (job.folder / "run" if "model_sha256" in facts else None)
+    before: list[str] = []
+    for attempt in range(1 if given else TRIES):
+        found = _made(replace(job, attempt=attempt), facts, given)
+        if found["sources"]:
+            break
+        before.append(found.get("failed") or next(found[source]["failed"] for source in job.sources))
+    if len(before) and not given:
+        found["tried_before"] = before
+    write_json(done, found)
+    return found
+
+
+def _made(job: GeneratorJob, facts: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
+    """Return the facts with those of a generator, new unless there is its run, and of its missing banks."""
+    found = dict(facts)
     try:
-        # Arms that were added later find the generator trained.
-        run = job.run or (job.folder / "run" if "model_sha256" in facts else _trained(job))
+        run = run or _trained(job)
     except DivergedError as problem:
-        facts["failed"] = str(problem)
-        write_json(done, facts)
-        return facts
+        return {**found, "failed": str(problem)}
     gan = load(run, device=job.settings.get("device", "auto"))
-    facts["model_sha256"] = gan.model_sha256
-    for source in missing:
+    found["model_sha256"] = gan.model_sha256
+    for source in job.sources:
         try:
-            facts[source] = _filled(job, gan, source)
+            found[source] = found.get(source) or _filled(job, gan, source)
         except DataError as problem:
-            facts[source] = {"failed": str(problem)}
-    facts["sources"] = [source for source in KINDS[job.kind] if source in facts and "failed" not in facts[source]]
-    write_json(done, facts)
-    return facts
+            found[source] = {"failed": str(problem)}
+    found["sources"] = [source for source in KINDS[job.kind] if source in found and "failed" not in found[source]]
+    return found
 
 
 def minutes_of(job: GeneratorJob) -> float:
@@ -110,7 +134,7 @@ def _trained(job: GeneratorJob) -> Path:
 
 
 def _plan(job: GeneratorJob) -> tuple[Plan, dict[str, Any]]:
-    settings = {**job.settings, "seed": job.number}
+    settings = {**job.settings, "seed": job.seed}
     if job.kind != "conditional":
         settings |= {"model": "cyclegan", "rule": "class" if job.kind == "class" else "style"}
     domains = len(job.train.classes)

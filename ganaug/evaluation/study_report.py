@@ -11,6 +11,7 @@ import numpy as np
 
 from ganaug.data.pictures import picture_grid
 from ganaug.evaluation.arms import FOLDER_ARMS
+from ganaug.evaluation.generators import KINDS
 from ganaug.evaluation.outcome import StudyOutcome
 from ganaug.evaluation.scores import SPECIFICITY
 from ganaug.evaluation.study_parts import StudyParts
@@ -143,7 +144,8 @@ def _banks(made: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         if facts.get("failed"):
             rows.append([name, "failed", facts["failed"], "", ""])
             continue
-        for source in facts["sources"]:
+        rows += [[name, "trained again", why, "", ""] for why in facts.get("tried_before", ())]
+        for source in (source for source in KINDS[facts["kind"]] if source in facts):
             bank = facts[source]
             if bank.get("failed"):
                 rows.append([name, "failed", source, bank["failed"], ""])

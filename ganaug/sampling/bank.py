@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ganaug.data.intensity import IntensityMap
+from ganaug.distributed import team
 from ganaug.errors import ConfigError, GanaugError, ModelFileError
 from ganaug.files import disk_errors, read_json
 from ganaug.progress import Progress, progress_bar
@@ -38,6 +39,8 @@ FORMAT = "ganaug-bank"
 VERSION = 1
 OPTIONAL = ("sources", "similarity")
 """Columns that some banks have."""
+MOST = 2**40
+"""Images that a bank may claim to have."""
 DECISIONS = "decisions.npy"
 """In an unfinished bank: which translations are accepted."""
 PURGED = "purged.json"
@@ -97,7 +100,7 @@ class SyntheticBank:
         kind = (header.get("format"), header.get("version")) if isinstance(header, dict) else (None, None)
         if kind != (FORMAT, VERSION):
             raise ModelFileError(
-                f"{folder} has the format {kind[0]!r}, version {kind[1]!r}; this ganaug reads {FORMAT!r}, "
+                f"{folder} has the format {kind[0]!r:.80}, version {kind[1]!r:.80}; this ganaug reads {FORMAT!r}, "
                 f"version {VERSION}. {REGENERATE}"
             )
         try:
@@ -122,9 +125,13 @@ class SyntheticBank:
                     for name, found in header.get("acceptance", {}).items()
                 },
             )
-        except (KeyError, TypeError, ValueError, AttributeError, GanaugError) as problem:
+            counts = [*bank.counts.values(), *bank.shape]
+            if len({*classes}) < len(classes) or not 0 <= min(counts) <= sum(counts) < MOST or min(bank.shape) < 1:
+                raise ValueError("classes that are alike, or numbers that no bank can have")
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, GanaugError) as problem:
             raise ModelFileError(
-                f"{folder / 'bank.json'} lacks or garbles a field ({type(problem).__name__}: {problem}). {REGENERATE}"
+                f"{folder / 'bank.json'} lacks or garbles a field ({type(problem).__name__}: {problem!s:.500}). "
+                f"{REGENERATE}"
             ) from None
         for name in ("images", *bank.column_sha256):
             bank._map(name)
@@ -194,7 +201,7 @@ class SyntheticBank:
                     request, facts["acceptance"] = selected(place, gan, request, selection, show=show_progress)
                 with progress_bar("sampling", len(request), unit="images", show=show_progress) as progress:
                     fill_bank(place, gan, request, batch=batch or request.batch, progress=progress, facts=facts)
-                if selection is not None:
+                if selection is not None and team().leads:
                     (place / TRIED).unlink()
         return cls.open(folder)
 
@@ -275,7 +282,8 @@ class SyntheticBank:
                     request, facts["acceptance"] = request.accepted(kept)
                 with progress_bar("translating", len(request), unit="images", show=show_progress) as progress:
                     fill_bank(place, gan, request, batch=step, progress=progress, facts=facts)
-                (place / DECISIONS).unlink(missing_ok=True)
+                if team().leads:
+                    (place / DECISIONS).unlink(missing_ok=True)
         return cls.open(folder)
 
     @cached_property
@@ -387,8 +395,9 @@ class SyntheticBank:
             {"images": self.intensity.dtype, "sources": "uint8", "similarity": "float32"}.get(name, "int64")
         )
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as problem:
+            array = np.lib.format.open_memmap(path, mode="r")  # np.load would take a zip, or pickle, for an array too
+        # The header is a Python literal, and its parser has no closed list of what it raises.
+        except Exception as problem:
             raise ModelFileError(f"{path} is missing, cut short or damaged ({problem}). {REGENERATE}") from None
         if array.shape != shape or array.dtype != dtype:
             raise ModelFileError(
@@ -425,10 +434,13 @@ def copies_of(gan: Any, max_similarity: float | None, against: str | Path | Mani
 def selected(
     place: Path, gan: ImageSource, request: Request, selection: Selection, *, show: bool
 ) -> tuple[Request, dict[str, dict[str, int]]]:
-    """Return the request for what stays, and by class how many were tried and accepted; see `leave_out`."""
+    """Return the request for what stays, and by class how many were tried and accepted; see `leave_out`.
+
+    Of a team rank 0 looks at the images, and the others read what it found.
+    """
     from ganaug.sampling.selecting import leave_out
 
-    with progress_bar("comparing", len(request), unit="images", show=show) as progress:
+    with team().lead_first(), progress_bar("comparing", len(request), unit="images", show=show) as progress:
         return leave_out(gan, request, selection, place, progress=progress)
 
 
@@ -453,10 +465,11 @@ def fill_bank(
 ) -> int:
     """Write what is missing of a bank into the unfinished folder `place`; return how many images were there.
 
-    `facts` are further fields of ``bank.json``.
+    Of a team each process makes its part of the images, and rank 0 writes the rest. `facts` are further fields of
+    ``bank.json``.
     """
-    columns = request.columns
-    for name, column in columns.items():
+    columns, leads = request.columns, team().leads
+    for name, column in columns.items() if leads else ():
         stream = io.BytesIO()
         np.lib.format.write_array(stream, column, allow_pickle=False)
         write_file(place / f"{name}.npy", stream.getvalue())
@@ -468,6 +481,8 @@ def fill_bank(
         batch=batch,
         progress=progress,
     )
+    if not leads:
+        return kept
     # The bank may go where the run folder does not, and is to know by itself what its generator has seen.
     manifest = request.manifest(gan)
     if manifest is not None:

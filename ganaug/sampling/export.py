@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ganaug.data.parallel import available_cpus
+from ganaug.distributed import team
 from ganaug.errors import ConfigError
 from ganaug.files import disk_errors
 from ganaug.progress import Progress, progress_bar
 from ganaug.sampling.archive import write_archive
 from ganaug.sampling.bank import copies_of, fill_bank, selected
 from ganaug.sampling.card import data_card
-from ganaug.sampling.folder import REQUEST, continued, whole_files, write_file
+from ganaug.sampling.folder import REQUEST, continued, is_whole, whole_files, write_file
 from ganaug.sampling.request import TRIED, Request
 from ganaug.sampling.similarity import advice
 from ganaug.sampling.writers import Writer, default_format, load_writer, writer_names
@@ -67,6 +68,8 @@ def export_folder(
     the same call goes on with it after a kill; when it is complete the same call does nothing. Every byte is a
     function of model file and arguments.
 
+    A team (`ganaug.distributed.together`) shares the images; the bytes are the same.
+
     Args:
         counts: how many images of each class.
         format: one of `export_formats`; 'auto' is the training files' own where that can hold the images.
@@ -100,7 +103,7 @@ def export_folder(
                 compared = {"acceptance": rates, "notes": [*advice(rates, copies.limit), *copies.notes]}
             with progress_bar("sample", len(request), unit="images", show=show_progress) as progress:
                 kept = _fill(place, gan, request, compared.get("acceptance"), progress)
-            if copies is not None:
+            if copies is not None and team().leads:
                 (place / TRIED).unlink()
     return {
         "out": str(out),
@@ -137,6 +140,8 @@ def _fill(place: Path, gan: Sampler, request: Request, acceptance: dict[str, Any
         writer = load_writer(request.format)
         names = _file_names(request, writer.SUFFIX)
         kept = _write_files(place, gan, request, writer, names, progress)
+    if not team().leads:
+        return kept
     texts = {"metadata.csv": _table(names, request), "README.md": data_card(gan.header, request, writer)}
     for name, text in texts.items():
         write_file(place / name, text.encode(errors="backslashreplace"))  # a folder's name may be no valid text
@@ -166,13 +171,16 @@ def _folder_names(classes: tuple[str, ...]) -> Iterator[str]:
 def _write_files(
     place: Path, gan: Sampler, request: Request, writer: Writer, names: list[str], progress: Progress
 ) -> int:
-    whole = set()
-    for name in _folder_names(request.classes):  # also of a class with no image, so that label indices stay the same
-        (place / name).mkdir(exist_ok=True)
-        whole |= {f"{name}/{file}" for file in whole_files(place / name)}
-    missing = np.array([i for i, name in enumerate(names) if name not in whole], dtype=np.int64)
-    kept = done = len(names) - len(missing)
-    progress.update(done)
+    members = team()
+    with members.lead_first():  # which removes what a killed process left, before another one writes
+        whole = _whole(place, request.classes) if members.leads else set()
+    mine = members.part(len(names))
+    if not members.leads:
+        whole = {name for name in names[mine.start : mine.stop] if is_whole(place / name)}
+    missing = np.array([i for i in mine if names[i] not in whole], dtype=np.int64)
+    kept = members.total(len(mine) - len(missing))
+    done = len(mine) - len(missing)
+    progress.update(done * members.size)
 
     def encode(positions: np.ndarray, images: np.ndarray) -> None:
         for i, pixels in zip(positions.tolist(), images, strict=True):
@@ -199,10 +207,20 @@ def _write_files(
             parts = np.array_split(np.arange(len(positions)), min(len(positions), workers))
             pending.append([pool.submit(encode, positions[part], images[part]) for part in parts])
             done += finish(_PENDING)
-            progress.update(done)
+            progress.update(done * members.size)
         finish(0)
+    members.tell()
     progress.update(len(names))
     return kept
+
+
+def _whole(place: Path, classes: tuple[str, ...]) -> set[str]:
+    """Return the files that are there whole; make the folders, also of a class with no image: labels stay the same."""
+    whole = set()
+    for name in _folder_names(classes):
+        (place / name).mkdir(exist_ok=True)
+        whole |= {f"{name}/{file}" for file in whole_files(place / name)}
+    return whole
 
 
 def _table(names: list[str], request: Request) -> str:

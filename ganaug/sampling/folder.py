@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ganaug.distributed import team
 from ganaug.errors import ConfigError, GanaugError
 from ganaug.files import MARKER, check_output, fsync_dir
 
@@ -35,8 +37,9 @@ def continued(folder: Path, request: Mapping[str, Any], *, overwrite: bool = Fal
     """Yield a hidden neighbor of `folder` to fill; if the body succeeds it takes that name in one rename.
 
     If the body fails, or the process is killed, the neighbor stays, and the same request later gets it again with
-    what it holds; another request gets it empty. One process at a time may fill it. A folder that is replaced stays
-    until the new one is complete.
+    what it holds; another request gets it empty. One process at a time may fill it, or one team (see
+    `ganaug.distributed`), of which each process fills its part. A folder that is replaced stays until the new one is
+    complete.
 
     Args:
         folder: an absolute path.
@@ -49,6 +52,25 @@ def continued(folder: Path, request: Mapping[str, Any], *, overwrite: bool = Fal
     Raises:
         ConfigError: `folder` holds something else and may not be replaced, or another process is filling it.
     """
+    members = team()
+    if members.leads:
+        with _continued(folder, request, overwrite) as place:
+            members.tell("" if place is None else str(place))
+            yield place
+            members.tell()
+    else:
+        # The one that leads holds the lock.
+        found = members.tell()[0]
+        yield Path(found) if found else None
+        if found:
+            _to_disk(Path(found))
+        members.tell()
+    members.tell()  # it has its name
+
+
+@contextmanager
+def _continued(folder: Path, request: Mapping[str, Any], overwrite: bool) -> Iterator[Path | None]:
+    """Do what `continued` does, in one process."""
     wanted = json.loads(json.dumps(request))
     work, retired = (folder.with_name(f".{folder.name}.{state}") for state in ("unfinished", "retired"))
     lock = None
@@ -60,6 +82,8 @@ def continued(folder: Path, request: Mapping[str, Any], *, overwrite: bool = Fal
             yield None
             return
         for hidden in (work, retired):
+            if hidden.is_symlink():
+                raise ConfigError(f"{hidden} is a link, which is not followed: remove it, or choose another folder.")
             check_output(hidden, overwrite=True)
         lock = _lock(work, folder)
     try:
@@ -67,14 +91,15 @@ def continued(folder: Path, request: Mapping[str, Any], *, overwrite: bool = Fal
             remove(work)
             yield None
             return
-        if _request_of(work) != wanted:
+        if _request_of(work) != wanted or _has_link(work):
             _empty(work)
             write_file(work / REQUEST, (json.dumps(wanted, indent=2) + "\n").encode())
         yield work
         _to_disk(work)
         _take_name(work, folder, retired)
     except GanaugError:
-        remove(work)  # a model or an argument that does not fit: going on would end alike
+        if team().size == 1:  # others may still write into it
+            remove(work)  # a model or an argument that does not fit: going on would end alike
         raise
     finally:
         os.close(lock)
@@ -115,6 +140,11 @@ def whole_files(folder: Path) -> set[str]:
     return names
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether a file of an unfinished folder is there; after a power cut a small one is whole or empty."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 def remove(folder: Path) -> None:
     """Delete a folder of ours; its marker goes last, so that one half deleted is still known as ours."""
     if folder.is_dir():
@@ -133,6 +163,11 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
+def _has_link(folder: Path) -> bool:
+    """Return whether a symbolic link lies in `folder`: ganaug makes none, and would write to where it leads."""
+    return any(Path(place, name).is_symlink() for place, *names in os.walk(folder) for name in itertools.chain(*names))
+
+
 def _is_complete(folder: Path, wanted: Any, overwrite: bool) -> bool:
     """Return whether `folder` holds what is wanted. Raises ConfigError if it holds anything else that must stay."""
     if not overwrite and _request_of(folder) == wanted:
@@ -149,7 +184,7 @@ def _is_complete(folder: Path, wanted: Any, overwrite: bool) -> bool:
 def _request_of(folder: Path) -> Any:
     try:
         return json.loads((folder / REQUEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ganaug.data.intensity import IntensityMap
 from ganaug.data.names import count
+from ganaug.distributed import team
 from ganaug.errors import ConfigError, DataError
 from ganaug.sampling.request import images_at_a_time
 from ganaug.sampling.sources import Sources, open_sources, with_sources
@@ -100,7 +101,8 @@ class TranslationRequest:
             )
         if seed < 0:
             raise ConfigError(f"seed is {seed}; an integer of 0 or more was wanted.")
-        sources = open_sources(gan, real, group_regex=group_regex, show_progress=show_progress)
+        with team().lead_first():  # the others find what it kept in the cache
+            sources = open_sources(gan, real, group_regex=group_regex, show_progress=show_progress)
         domains = domains_of(gan, sources)
         domain, members = choose(gan, sources, domains, target, source)
         if counts is not None:

@@ -24,12 +24,13 @@ from ganaug.data.manifest import Item, Manifest, left_out
 from ganaug.data.parallel import available_cpus
 from ganaug.data.readers import readers_by_suffix, suffix_of
 from ganaug.data.tensors import read_item
+from ganaug.distributed import team
 from ganaug.errors import ConfigError, DataError
 from ganaug.files import disk_errors
 from ganaug.progress import Progress, progress_bar
 from ganaug.sampling.counts import slices_of
 from ganaug.sampling.export import COLUMNS
-from ganaug.sampling.folder import continued, write_file
+from ganaug.sampling.folder import continued, is_whole, write_file
 from ganaug.sampling.inputs import open_inputs
 from ganaug.sampling.own_place import place_of
 from ganaug.sampling.own_size import Prepared, finish, prepare
@@ -86,7 +87,8 @@ def translate_files(
         GanaugError: the disk is full or cannot be written.
     """
     folder = Path(out).resolve()
-    manifest = open_inputs(gan, Path(given), show_progress=show_progress)
+    with team().lead_first():  # the others find what it kept in the cache
+        manifest = open_inputs(gan, Path(given), show_progress=show_progress)
     order = _Order.of(gan, manifest, to=to, source=source, format=format, native=native, seed=seed)
     with disk_errors(folder), continued(folder, order.to_dict(), overwrite=overwrite) as place:
         kept = len(order)
@@ -233,9 +235,12 @@ def _fill(place: Path, order: _Order, progress: Progress) -> int:
     """Write what is missing in an unfinished folder; return how many images were there."""
     for parent in {PurePosixPath(name).parent for name in order.names}:
         (place / parent).mkdir(parents=True, exist_ok=True)
-    missing = [row for row, name in enumerate(order.names) if not _is_whole(place / name)]
-    kept = done = len(order) - len(missing)
-    progress.update(done)
+    members = team()
+    mine = members.part(len(order))
+    missing = [row for row in mine if not is_whole(place / order.names[row])]
+    done = len(mine) - len(missing)
+    kept = members.total(done)
+    progress.update(done * members.size)
     with ThreadPoolExecutor(available_cpus()) as pool:
         for block in _blocks(order, missing):
             images = list(pool.map(lambda row: _Image(order, row), block))
@@ -243,7 +248,10 @@ def _fill(place: Path, order: _Order, progress: Progress) -> int:
                 image.made = made
             list(pool.map(lambda image: image.write(place), images))
             done += len(block)
-            progress.update(done)
+            progress.update(done * members.size)
+    members.tell()
+    if not members.leads:
+        return kept
     stream = io.StringIO()
     table = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     table.writeheader()
@@ -251,11 +259,6 @@ def _fill(place: Path, order: _Order, progress: Progress) -> int:
         table.writerow({"file_name": name, **order.origin(row)})
     write_file(place / "metadata.csv", stream.getvalue().encode(errors="backslashreplace"))
     return kept
-
-
-def _is_whole(path: Path) -> bool:
-    # After a power cut a small file is whole or empty.
-    return path.is_file() and path.stat().st_size > 0
 
 
 def _blocks(order: _Order, rows: list[int]) -> Iterator[list[int]]:

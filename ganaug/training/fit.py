@@ -142,6 +142,8 @@ def _fit(
         elif planned is None:
             planned, _ = plan_for(data, recipe, settings, group_regex, target=target, show_progress=show_progress)
         assert planned is not None
+        # Kept in config.json: another number of threads sums in another order, and a resumed run is to be the same run.
+        planned = _agreed(replace(planned, config=replace(planned.config, threads=choose_threads(planned))))
         if fresh and is_main():
             keep_apart(run.path, Path(data))
             if target is not None:
@@ -173,9 +175,6 @@ def _train(
     overwrite: bool,
     show: bool,
 ) -> Run:
-    # Kept in config.json: another number of threads sums in another order, and a resumed run is to be the same run.
-    planned = replace(planned, config=replace(planned.config, threads=choose_threads(planned)))
-    planned = _agreed(planned)
     threads = planned.config.threads or 1
     with disk_errors(run.path), cpu_threads(threads), deterministic_kernels(planned.config.deterministic):
         if is_main() and fresh:
@@ -235,9 +234,11 @@ def _report(run: Run) -> None:
 def _agreed(planned: Plan) -> Plan:
     """Return rank 0's plan: what was timed may have come out differently in each process."""
     size = world_size()
-    if planned.config.batch % size:
+    # Each process has as many images of every domain as any other.
+    parts = size * (len(planned.domains.names) if planned.domains is not None else 1)
+    if size > 1 and planned.config.batch % parts:
         raise ConfigError(
-            f"batch = {planned.config.batch} was given for {size} processes, which share it; a multiple of {size} was "
+            f"batch = {planned.config.batch} was given for {size} processes, which share it; a multiple of {parts} was "
             "wanted."
         )
     agreed = json.loads(from_main(json.dumps([planned.config.to_dict(), planned.recipe, list(planned.reasons)])))

@@ -19,7 +19,17 @@ from torch import Tensor
 from ganaug.config import FitConfig
 from ganaug.data.names import few
 from ganaug.data.pictures import picture_grid, save_picture
-from ganaug.distributed import from_main, is_main, of_any, of_main, wait
+from ganaug.distributed import (
+    copy_from_main,
+    digest_of,
+    from_main,
+    is_main,
+    of_any,
+    of_main,
+    require_same,
+    wait,
+    world_size,
+)
 from ganaug.errors import DivergedError, Interrupted
 from ganaug.files import FULL, append_line, write_json
 from ganaug.models.modelfile import ModelHeader, save_model
@@ -110,6 +120,8 @@ class Trainer:
         metrics: dict[str, Any] = (self.run.metrics() or [{}])[-1]
         note = ""
         self._start_monitor()
+        # The seed makes them the same already, unless the machines have other versions of PyTorch.
+        copy_from_main(self.gan.tensors().values())
         with _stop_signal() as stop:
             if not from_main("".join(path.name for path in checkpoints(self.run.checkpoints))):
                 self.save()  # there is always a state to roll back to, or to resume from
@@ -161,7 +173,13 @@ class Trainer:
         return 1000 * self._kimg / max(self.state.elapsed_s, 1e-9)
 
     def save(self) -> None:
-        """Write a checkpoint of the present state (rank 0; the others only wait for it)."""
+        """Write a checkpoint of the present state (rank 0; the others only wait for it).
+
+        Raises:
+            ProcessesError: the processes have drifted apart; nothing is written.
+        """
+        if world_size() > 1:
+            require_same(digest_of(self.gan.tensors()), f"the weights after step {self.state.step}")
         if is_main():
             self._save()
         wait()

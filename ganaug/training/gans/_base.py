@@ -63,6 +63,11 @@ class BaseGAN:
 
     def _update_average(self, images: int, progress: float) -> None:
         """Move the average after a step of `images` in this process."""
+        # Of the batch's statistics each process has seen its part. A number alone is a setting.
+        seen = [buffer for buffer in self.generator.buffers() if buffer.ndim] if world_size() > 1 else []
+        if seen:
+            sum_over_processes(seen)
+            torch._foreach_div_(seen, world_size())
         update_ema(
             self.average,
             self.generator,
