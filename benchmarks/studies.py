@@ -21,6 +21,7 @@ import argparse
 import csv
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=600, help="optimizer steps of each classifier")
     parser.add_argument("--size", type=int, help="height and width (default: as ganaug fit)")
+    parser.add_argument("--arms", help="names with commas between them (default: all)")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--scratch", type=Path, default=Path("scratch/studies"), help="the folder and the study")
     asked = parser.parse_args()
@@ -58,6 +60,8 @@ def main() -> None:
         kimg=asked.kimg,
         size=None if asked.size is None else (asked.size, asked.size),
     )
+    if asked.arms:
+        settings = replace(settings, arms=tuple(asked.arms.split(",")))
     outcome = study(data, out, settings, jobs=asked.jobs, say=lambda line: print(line, flush=True))
     print(outcome.table())
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()

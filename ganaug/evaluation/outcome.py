@@ -104,7 +104,11 @@ class StudyOutcome:
         return best, max(without, key=lambda arm: means[arm])
 
     def verdict(self, part: str = "test") -> dict[str, Any] | None:
-        """Return the verdict on the comparison of the two chosen arms, made once on images that chose nothing."""
+        """Return the verdict on the comparison of the two chosen arms, made once on images that chose nothing.
+
+        It is not "use" where another way without generated images is clearly better than the chosen one with them:
+        then the validation images have chosen the wrong one to compare with.
+        """
         treatment, baseline = self.chosen
         if treatment is None:
             return None
@@ -125,6 +129,15 @@ class StudyOutcome:
                 "with the same classifiers, and without a second such way 'use' is wrong in up to 10 % of the cases "
                 "without an effect (simulated), instead of 3 to 5 %."
             )
+        if word == "use" and (clearly := self._clearly_better(part, treatment)):
+            arm, more = clearly
+            word = "cannot tell"
+            sentence = (
+                f"Cannot tell. {sentence} But '{FOLDER_ARMS[arm].title}', without generated images, had "
+                f"{-more.mean:.1f} points more than that on the same images (95 % interval {-more.high:.1f} to "
+                f"{-more.low:.1f}), and was not the best on the validation images: these and the test images differ, "
+                "and which way is better on others is open."
+            )
         return {
             "word": word,
             "sentence": sentence,
@@ -134,6 +147,12 @@ class StudyOutcome:
             "sign_flip_p": sign_flip_p(self._unit_means(found, treatment, baseline)),
             "smallest_gain": self.smallest_gain,
         }
+
+    def _clearly_better(self, part: str, treatment: str) -> tuple[str, PairedDifference] | None:
+        """Return the arm without added images that is the most above `treatment`, by its whole interval, if any is."""
+        found = {arm: self.compare(part, treatment, arm) for arm in self.arms if not FOLDER_ARMS[arm].source}
+        above = {arm: difference for arm, difference in found.items() if difference.high < 0}
+        return min(above.items(), key=lambda pair: pair[1].mean) if above else None
 
     def _unit_means(self, found: PairedDifference, *arms: str) -> Sequence[float]:
         generators = self.units(*arms)

@@ -84,10 +84,10 @@ class CollapseGuard:
         """
         if self.rollbacks >= self.allowed:
             raise DivergedError(
-                f"The samples of {few(collapsed)} became one image, again after going back to the best state at half "
-                "the learning rate. The generator in the run folder is that of the best state. Try a larger --set "
-                "gamma=… or a smaller --set lr=…, or give the class more images; --set monitor=false trains without "
-                "this check."
+                f"The samples of {few(collapsed)} became one image, or left the real ones, again after going back to "
+                "the best state at half the learning rate. The generator in the run folder is that of the best state. "
+                "Try a larger --set gamma=… or a smaller --set lr=…, or give the class more images; --set "
+                "monitor=false trains without this check."
             )
         self.rollbacks += 1
 

@@ -239,7 +239,7 @@ class Trainer:
         wait()
         if self.fraction() >= 1:
             raise DivergedError(
-                f"At the end of the time the samples of {few(collapsed)} became one image. The "
+                f"At the end of the time the samples of {few(collapsed)} became one image, or left the real ones. The "
                 "generator in the run folder is that of the best snapshot before. Try a larger --set gamma=… or a "
                 "smaller --set lr=…, or go on for longer with --resume."
             )

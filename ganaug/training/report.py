@@ -33,8 +33,8 @@ real images. 1 is as diverse as the data; near
 <tr><td>{{ class }}</td><td>{{ counts.get(class, "") }}</td><td>{{ "%.2f"|format(value) }}</td></tr>
 {% endfor %}</table>
 <h2>Over the training</h2>
-{% if alarms %}<p>The samples of a class became one image, and the run went back to its best state:
-{{ alarms|join("; ") }}.</p>
+{% if alarms %}<p>The samples of a class became one image, or left the real ones, and the run went back to its best
+state: {{ alarms|join("; ") }}.</p>
 {% endif %}{% if "coverage" in last %}<p>Coverage: the share of real images that have a generated one in their
 neighborhood; agreement: the share of generated images that a classifier takes for their
 {{ "domain" if translates else "class" }}. The dotted lines are what real images reach. The classifier was trained on

@@ -119,6 +119,34 @@ def test_a_gain_too_small_to_matter_is_not_called_use() -> None:
     assert large["word"] == "do not use"
 
 
+def test_it_is_not_called_use_where_another_way_without_generated_images_is_clearly_better() -> None:
+    """Validation images that mislead: there the second best of the ways without generated images looks best."""
+    outcome = simulated(
+        np.random.default_rng(0),
+        arms=("augmented", "logit", "synthetic"),
+        gains={"logit": 2.5, "synthetic": 0.9},
+        test=300,
+    )
+    val = outcome.parts["val"]
+    misled = {**val.probabilities, "logit": 1 - val.probabilities["logit"]}
+    parts = {**outcome.parts, "val": Part(val.labels, None, misled)}
+    said = StudyOutcome(**{**vars_of(outcome), "parts": parts}).verdict()
+    assert said is not None
+    assert (said["treatment"], said["baseline"], said["word"]) == ("synthetic", "augmented", "cannot tell")
+    assert said["difference"]["low"] > 0
+    assert said["sentence"].startswith("Cannot tell. Training with '+ synthetic' helps here")
+    assert "But 'logit adjustment', without generated images, had" in said["sentence"]
+    # No more than the chosen baseline: nothing to hold against it.
+    parts["test"] = Part(
+        outcome.parts["test"].labels,
+        None,
+        {**outcome.parts["test"].probabilities, "logit": outcome.parts["test"].probabilities["augmented"]},
+    )
+    said = StudyOutcome(**{**vars_of(outcome), "parts": parts}).verdict()
+    assert said is not None
+    assert said["word"] == "use"
+
+
 def vars_of(outcome: StudyOutcome) -> dict[str, object]:
     return {name: getattr(outcome, name) for name in StudyOutcome.__dataclass_fields__}
 
