@@ -37,7 +37,7 @@ from ganaug.evaluation.memorization import memorization
 from ganaug.evaluation.spectrum import spectrum
 from ganaug.evaluation.stats import class_recalls
 from ganaug.evaluation.study import ImageSet
-from ganaug.files import check_output, disk_errors, keep_apart, prepare_output, write_json
+from ganaug.files import check_output, disk_errors, keep_apart, only_writer, prepare_output, write_json
 from ganaug.models.device import choose_device
 from ganaug.progress import progress_bar
 from ganaug.sampling.counts import slices_of
@@ -214,7 +214,7 @@ def evaluate(
     if out is not None:
         from ganaug.evaluation.evaluate_report import write_evaluation_report
 
-        with disk_errors(Path(out)):
+        with disk_errors(Path(out)), only_writer(Path(out)):
             prepare_output(Path(out), overwrite=overwrite)
             write_json(Path(out) / METRICS, metrics)
             write_evaluation_report(evaluation, Path(out))

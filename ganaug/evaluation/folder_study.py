@@ -45,7 +45,7 @@ from ganaug.evaluation.trials import (
     source_sha256,
 )
 from ganaug.evaluation.trivial import AUGMENTATIONS
-from ganaug.files import check_output, disk_errors, keep_apart, prepare_output, read_json, write_json
+from ganaug.files import check_output, disk_errors, keep_apart, only_writer, prepare_output, read_json, write_json
 from ganaug.models.device import choose_device
 from ganaug.progress import progress_bar
 from ganaug.sampling.sampler import load_sampler
@@ -120,7 +120,7 @@ def study(
     for name, manifest in parts.manifests.items():
         counts = ", ".join(f"{label}: {count}" for label, count in manifest.counts.items())
         say(f"{name:<6} {len(manifest):>6} images ({counts})")
-    with disk_errors(out):
+    with disk_errors(out), only_writer(out):
         _prepare(out, asked, parts, run, overwrite)
         with tempfile.TemporaryDirectory(prefix="ganaug-study-") as folder:
             arrays = Path(folder)

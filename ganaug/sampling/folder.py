@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import itertools
 import json
 import os
@@ -16,10 +15,7 @@ from typing import Any, BinaryIO
 
 from ganaug.distributed import team
 from ganaug.errors import ConfigError, GanaugError
-from ganaug.files import MARKER, check_output, fsync_dir
-
-if sys.platform != "win32":
-    import fcntl
+from ganaug.files import MARKER, check_output, fsync_dir, lock
 
 OVERWRITE = "--overwrite (overwrite=True)"
 """What to add, on the command line or in Python, to replace a folder."""
@@ -73,8 +69,8 @@ def _continued(folder: Path, request: Mapping[str, Any], overwrite: bool) -> Ite
     """Do what `continued` does, in one process."""
     wanted = json.loads(json.dumps(request))
     work, retired = (folder.with_name(f".{folder.name}.{state}") for state in ("unfinished", "retired"))
-    lock = None
-    while lock is None:
+    held = None
+    while held is None:
         if _is_complete(folder, wanted, overwrite):
             if (retired / MARKER).is_file():  # its replacement was complete, and then the process was killed
                 with suppress(OSError):
@@ -85,7 +81,7 @@ def _continued(folder: Path, request: Mapping[str, Any], overwrite: bool) -> Ite
             if hidden.is_symlink():
                 raise ConfigError(f"{hidden} is a link, which is not followed: remove it, or choose another folder.")
             check_output(hidden, overwrite=True)
-        lock = _lock(work, folder)
+        held = _lock(work, folder)
     try:
         if _is_complete(folder, wanted, overwrite):  # another process was quicker
             remove(work)
@@ -102,7 +98,7 @@ def _continued(folder: Path, request: Mapping[str, Any], overwrite: bool) -> Ite
             remove(work)  # a model or an argument that does not fit: going on would end alike
         raise
     finally:
-        os.close(lock)
+        os.close(held)
 
 
 @contextmanager
@@ -199,16 +195,10 @@ def _lock(work: Path, folder: Path) -> int | None:
         os.close(descriptor)
         return os.open(os.devnull, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock(descriptor, folder)
+    except BaseException:
         os.close(descriptor)
-        raise ConfigError(
-            f"Another process is making {folder} at this moment. Wait until it is done, or choose another folder."
-        ) from None
-    except OSError as problem:  # a file system without locks
-        if problem.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            os.close(descriptor)
-            raise
+        raise
     with suppress(FileNotFoundError):
         if os.path.samestat(os.fstat(descriptor), (work / MARKER).stat()):
             return descriptor

@@ -24,6 +24,7 @@ from ganaug.evaluation.outcome import StudyOutcome
 from ganaug.evaluation.scores import MEASURES
 from ganaug.evaluation.study_parts import read_parts
 from ganaug.evaluation.trials import Images, Trial
+from ganaug.files import only_writer
 from ganaug.mixing import SyntheticMixDataset
 from ganaug.training.fit import fit
 from ganaug.training.run import Run
@@ -172,6 +173,12 @@ def test_the_same_call_goes_on_and_does_nothing_twice(data: Path, copy: Path, do
     again(data, copy)
     assert done == {"as-is": 1, "synthetic": 1}
     assert (copy / VERDICT).read_bytes() == before
+
+
+def test_two_processes_do_not_study_into_one_folder(data: Path, copy: Path, done: Counter[str]) -> None:
+    with only_writer(copy), pytest.raises(ConfigError, match="Another process is writing to"):
+        again(data, copy)
+    assert not done
 
 
 def test_more_seeds_and_arms_are_added_to_what_is_there(data: Path, copy: Path, done: Counter[str]) -> None:

@@ -198,12 +198,12 @@ def test_a_second_writer_is_refused_while_the_first_is_at_work(tmp_path: Path) -
     with continued(out, {"n": 1}) as place:
         assert place is not None
         (place / "file").write_text("x")
-        with pytest.raises(ConfigError, match=r"Another process is making .*out at this moment"):
+        with pytest.raises(ConfigError, match=r"Another process is writing to .*out at this moment"):
             fill(out, {"n": 1})
         ran = subprocess.run(
             [sys.executable, "-c", script, str(out)], cwd=ROOT, capture_output=True, text=True, check=True
         )
-        assert ran.stdout.count("Another process is making") == 2
+        assert ran.stdout.count("Another process is writing to") == 2
     assert (out / "file").read_text() == "x"
     with continued(tmp_path / "other", {"n": 1}):
         fill(tmp_path / "third", {"n": 1})
