@@ -64,6 +64,7 @@ def main() -> None:
         settings = replace(settings, arms=tuple(asked.arms.split(",")))
     outcome = study(data, out, settings, jobs=asked.jobs, say=lambda line: print(line, flush=True))
     print(outcome.table())
+    print((outcome.verdict() or {}).get("sentence", ""))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     print(f"commit {commit}")
 
