@@ -102,8 +102,9 @@ class Trace:
         yield f"{made_by}{index}, truncation {origin['truncation']:g}."
         told = json.loads(origin["scores"]).items()
         scores = printable(", ".join(f"{key} {value}" for key, value in told))
-        accepted = "accepted" if origin["accepted"] else "not accepted by the filter"
-        yield f"It was {accepted}{f' with the scores: {scores}' if scores else '; it has no scores'}."
+        # True also where nothing was judged.
+        judged = "No filter rejected it" if origin["accepted"] else "A filter rejected it"
+        yield f"{judged}{f'; its scores: {scores}' if scores else ', and it has no scores'}."
 
 
 def trace(
