@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 import ganaug
 from ganaug.config import FitConfig
-from ganaug.errors import DivergedError
+from ganaug.errors import DivergedError, GanaugError
+from ganaug.models.device import deterministic_kernels
 from ganaug.training.gans.conditional import GAN
 from ganaug.training.run import Run
 
@@ -53,8 +54,17 @@ def device_checks(device: torch.device, *, side: int, tiny: bool = False) -> Ite
         # Above 0 where kernels sum in no fixed order; then no run on this device can be repeated bit by bit.
         yield Check("the same step twice, gradients of D", distance(once[0], twice[0]))
         yield Check("the same step twice, gradients of G", distance(once[1], twice[1]))
+        with deterministic_kernels(True):
+            once, twice = (one_step(modern, (side, side), device) for _ in range(2))
+        # Above 0 where PyTorch has no such kernel; it warns of those.
+        yield Check(
+            "the same with deterministic kernels, gradients of D and G",
+            distance([*once[0], *once[1]], [*twice[0], *twice[1]]),
+        )
         yield Check("a step after saving and loading, over its length", _resumed(modern, (side, side), device), 1e-2)
     yield from _training_checks(device)
+    if device.type == "cuda":
+        yield from _memory_checks(device)
 
 
 def _step_checks(label: str, config: FitConfig, size: tuple[int, ...], device: torch.device) -> Iterator[Check]:
@@ -163,6 +173,22 @@ def _resumed(config: FitConfig, size: tuple[int, ...], device: torch.device) -> 
         now = gan.tensors()
         moved.append([now[name].detach().cpu().double() - saved[name].double() for name in trained])
     return distance(*moved)
+
+
+def _memory_checks(device: torch.device) -> Iterator[Check]:
+    """Check what `fit` says of a batch that is too large for the GPU, and what it takes in its place."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "noise.npz")
+        pixels = np.random.default_rng(0).integers(0, 256, (32, 256, 256), dtype=np.uint8)
+        np.savez(data, images=pixels, labels=np.array(["a", "b"] * 16))
+        settings: dict[str, Any] = {"recipe": "px256", "kimg": 0.001, "size": (256, 256), "device": str(device)}
+        said = ""
+        try:
+            ganaug.fit(data, Path(folder, "large"), batch=65_536, **settings)
+        except GanaugError as problem:
+            said = str(problem)
+        named = "does not fit into the memory of" in said and "--batch" in said
+        yield Check(f"a batch of 65,536 is refused with one that fits: {said[:200]}", float(not named), 0)
 
 
 def _training_checks(device: torch.device) -> Iterator[Check]:
