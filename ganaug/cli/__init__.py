@@ -53,6 +53,8 @@ class Commands(click.Group):
         except GanaugError as problem:
             from ganaug.data.names import printable
 
+            if isinstance(problem, Interrupted) and not is_main():
+                ctx.exit(problem.exit_code)  # all were stopped, and one says so
             said = str(problem) if isinstance(problem, Interrupted) else f"Error: {problem}"
             # A name out of a stranger's file may hold what a terminal obeys.
             click.echo("\n".join(map(printable, said.splitlines())), err=True)

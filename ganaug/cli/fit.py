@@ -276,16 +276,13 @@ def _next(run: Run, data: Path) -> str:
     from ganaug.models.modelfile import read_header
 
     translation = read_header(run.model_path).translation if run.model_path.exists() else None
-    if translation is None and run.config().hold_out:
-        return (
-            f"ganaug evaluate {run.path} --real {data} --out DIR, then ganaug sample {run.path} --balance {data} "
-            "--out DIR"
-        )
     if translation is None:
-        return (
-            f"ganaug preview {run.path} --real {data} --out LOOK.png, then ganaug sample {run.path} --balance {data} "
-            "--out DIR"
-        )
+        counts = {*run.config_file().get("images", {}).values()}
+        wanted = f"--balance {data}" if len(counts) > 1 else "--per-class N"
+        look = f"preview {run.path} --real {data} --out LOOK.png"
+        if run.config().hold_out:
+            look = f"evaluate {run.path} --real {data} --out DIR"
+        return f"ganaug {look}, then ganaug sample {run.path} {wanted} --out DIR"
     source = "FILES" if translation.degrade else data
     return f"look at the report, then ganaug translate {run.path} {source} --to {translation.targets[-1]} --out DIR"
 

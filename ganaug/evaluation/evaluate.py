@@ -82,16 +82,13 @@ class Evaluation:
         """Return the findings in lines for a terminal."""
         found = self.metrics
         lines = []
-        for row in found["fidelity"]:
+        for row, control in zip(found["fidelity"], found["fidelity_of_training"], strict=True):
             if row["reason"]:
                 lines.append(f"{row['name']:<12} {row['reason']}")
                 continue
-            kid, prdc = row["kid"], row["prdc"]
-            lines.append(
-                f"{row['name']:<12} KID {kid['value']:.4f} [{kid['low']:.4f}, {kid['high']:.4f}]  precision "
-                f"{prdc['precision']:.2f}  recall {prdc['recall']:.2f}  density {prdc['density']:.2f}  coverage "
-                f"{prdc['coverage']:.2f}"
-            )
+            lines.append(f"{row['name']:<12} {_figures(row)}")
+            if not control["reason"]:
+                lines.append(f"{'':<12} {_figures(control)}  (training images in their place)")
         labels = found["labels"]
         lines += [
             f"Features: {found['network']['name']} {found['network']['sha256'][:12]}",
@@ -104,6 +101,14 @@ class Evaluation:
             found["spectrum"]["sentence"],
         ]
         return "\n".join(lines)
+
+
+def _figures(row: dict[str, Any]) -> str:
+    kid, prdc = row["kid"], row["prdc"]
+    told = f"KID {kid['value']:.4f} [{kid['low']:.4f}, {kid['high']:.4f}]"
+    if prdc is None:
+        return told
+    return told + "".join(f"  {name} {prdc[name]:.2f}" for name in ("precision", "recall", "density", "coverage"))
 
 
 def evaluate(
@@ -166,11 +171,13 @@ def evaluate(
             network = _trained_network(parts, place, seed) if given is None else given
             vectors = {side: network(torch.from_numpy(images)) for side, images in parts.images.items()}
         with timed("fidelity"):
-            rows = per_class(
-                vectors["synthetic"], vectors["held_out"], parts.labels["synthetic"], parts.labels["held_out"],
-                classes=parts.classes, network=network.name, sha256=network.sha256, seed=seed,
-            )  # fmt: skip
-            found["fidelity"] = [row.to_dict() for row in rows]
+            # The training images in the synthetic ones' place: what a figure is of images that are real.
+            for key, side in (("fidelity", "synthetic"), ("fidelity_of_training", "training")):
+                rows = per_class(
+                    vectors[side], vectors["held_out"], parts.labels[side], parts.labels["held_out"],
+                    classes=parts.classes, network=network.name, sha256=network.sha256, seed=seed,
+                )  # fmt: skip
+                found[key] = [row.to_dict() for row in rows]
         with timed("labels"):
             found["labels"] = label_figures(parts, device=place, seed=seed)
         with timed("judge"):

@@ -38,7 +38,10 @@ def write_evaluation_report(found: Evaluation, out: Path) -> None:
         walk=_walk(found),
         walked=", ".join(parts.classes[:_MOST_CLASSES]),
         network=f"Features of {network['name']} {network['sha256'][:12]}, {network['dim']} numbers an image.",
-        fidelity=[_fidelity_row(row) for row in metrics["fidelity"]],
+        fidelity=[
+            _fidelity_row(row, control)
+            for row, control in zip(metrics["fidelity"], metrics["fidelity_of_training"], strict=True)
+        ],
         labels=_label_rows(metrics, parts.classes),
         judge=f"The judge is right on {100 * metrics['judge']['balanced_accuracy_on_real']:.0f} % of real images that "
         "it has not seen (mean over the classes). It accepts what reaches the probability that 80 % of the real images "
@@ -125,16 +128,26 @@ def _closest(found: Evaluation) -> dict[str, str]:
     }
 
 
-def _fidelity_row(row: dict[str, Any]) -> list[str]:
+def _fidelity_row(row: dict[str, Any], control: dict[str, Any]) -> list[str]:
+    """Return the cells of a class; behind each figure, in brackets, that of the training images."""
     start = [row["name"], str(row["n_fake"]), str(row["n_real"])]
     if row["reason"]:
         return [*start, "insufficient", "", "", "", "", ""]
-    kid, prdc, fid = row["kid"], row["prdc"], row["fid"]
+
+    def beside(text: str, other: str | None) -> str:
+        return text if other is None else f"{text} ({other})"
+
+    kid, real_kid = row["kid"], control["kid"]
+    prdc, real_prdc = row["prdc"] or {}, control["prdc"] or {}
+    fid = row["fid"] or {"value": None}
     distance = "too few images" if fid["value"] is None else f"{fid['value']:.3g} ({fid['floor']:.3g})"
     return [
         *start,
-        f"{kid['value']:.4f} [{kid['low']:.4f}, {kid['high']:.4f}]",
-        *(f"{prdc[name]:.2f}" for name in ("precision", "recall", "density", "coverage")),
+        beside(f"{kid['value']:.4f} [{kid['low']:.4f}, {kid['high']:.4f}]", real_kid and f"{real_kid['value']:.4f}"),
+        *(
+            beside(f"{prdc[name]:.2f}", f"{real_prdc[name]:.2f}" if real_prdc else None) if prdc else ""
+            for name in ("precision", "recall", "density", "coverage")
+        ),
         distance,
     ]
 

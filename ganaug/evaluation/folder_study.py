@@ -112,6 +112,10 @@ def study(
     with disk_errors(out):
         _check_place(out, asked, overwrite)
     parts = read_parts(data, asked, run, test, target, show_progress)
+    numbers = parts.manifests["train"].counts.values()
+    if "translated" in asked.arms and min(numbers) == max(numbers):
+        asked = replace(asked, arms=tuple(arm for arm in asked.arms if arm != "translated"))
+        say("The arm translated is left out: no class is rarer than another that it could be filled from.")
     shape = (parts.grid.channels, *parts.grid.size)
     check_model(asked.model, shape, len(parts.classes))
     jobs = jobs or (1 if place.type != "cpu" else max(1, os.cpu_count() or 1))

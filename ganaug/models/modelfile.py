@@ -7,6 +7,7 @@ shapes of the weights.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -25,6 +26,7 @@ from ganaug.data.degrade import parse_degrade
 from ganaug.data.geometry import Geometry
 from ganaug.data.intensity import IntensityMap
 from ganaug.data.names import MAX_NAME
+from ganaug.distributed import digest_of
 from ganaug.errors import ConfigError, GanaugError, ModelFileError
 from ganaug.files import sha256_file, write_atomic
 from ganaug.models import build_network, place
@@ -39,6 +41,7 @@ _MAX_IMAGES = 2**62
 _WORD = re.compile(r"[\w .+()-]{0,40}")
 _SHA256 = re.compile(r"([0-9a-f]{64})?")
 _HEADER_KEY = "ganaug"
+_SUM_KEY = "sha256"
 _AGAIN = "Train it again with 'ganaug fit', or restore the file from where it came."
 
 
@@ -163,7 +166,8 @@ def _training(values: Any) -> dict[str, Any]:
 def save_model(path: Path, generator: nn.Module, header: ModelHeader) -> None:
     """Write a generator's weights and header to `path`, atomically."""
     weights = {key: value.detach().cpu().contiguous() for key, value in generator.state_dict().items()}
-    data = save(weights, metadata={_HEADER_KEY: header.to_json()})
+    text = header.to_json()
+    data = save(weights, metadata={_HEADER_KEY: text, _SUM_KEY: _sum(text, weights)})
     if (length := int.from_bytes(data[:8], "little")) > MAX_HEADER_BYTES:
         raise ModelFileError(
             f"The header of the model file {path} would have {length:,} bytes, and at most {MAX_HEADER_BYTES:,} are "
@@ -202,6 +206,10 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
         expected = {key: tuple(value.shape) for key, value in generator.state_dict().items()}
         _check_shapes(path, expected)
         weights = load_file(path)
+        metadata = _metadata(path)
+        # The first files of this format have no sum.
+        if _SUM_KEY in metadata and metadata[_SUM_KEY] != _sum(metadata[_HEADER_KEY], weights):
+            raise ModelFileError(f"The model file {path} is damaged: it is not what was written (SHA-256). {_AGAIN}")
         generator.load_state_dict(weights, assign=True)
     except GanaugError as problem:
         if isinstance(problem, ConfigError):
@@ -236,6 +244,21 @@ def _build(header: ModelHeader, settings: Mapping[str, Any]) -> nn.Module:
 
 def read_header(path: Path) -> ModelHeader:
     """Read only the header of a model file. Raises ModelFileError, which names the file, for one that does not fit."""
+    metadata = _metadata(path)
+    if _HEADER_KEY not in metadata:
+        raise ModelFileError(f"{path} is a safetensors file without ganaug's header. Give one that 'fit' wrote.")
+    try:
+        return ModelHeader.from_json(metadata[_HEADER_KEY])
+    except GanaugError as problem:
+        raise ModelFileError(f"{path}: {problem}") from None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return the texts beside the weights.
+
+    Raises:
+        ModelFileError: the file cannot be read.
+    """
     try:
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
@@ -245,15 +268,14 @@ def read_header(path: Path) -> ModelHeader:
                 f"most {MAX_HEADER_BYTES:,} are read. {_AGAIN}"
             )
         with safetensors.safe_open(path, "pt") as stream:
-            metadata = stream.metadata() or {}
+            return stream.metadata() or {}
     except (OSError, safetensors.SafetensorError) as problem:
         raise ModelFileError(f"The model file {path} cannot be read ({problem!s:.500}). {_AGAIN}") from None
-    if _HEADER_KEY not in metadata:
-        raise ModelFileError(f"{path} is a safetensors file without ganaug's header. Give one that 'fit' wrote.")
-    try:
-        return ModelHeader.from_json(metadata[_HEADER_KEY])
-    except GanaugError as problem:
-        raise ModelFileError(f"{path}: {problem}") from None
+
+
+def _sum(header: str, weights: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of all that a model file says."""
+    return hashlib.sha256(f"{header} {digest_of(weights)}".encode()).hexdigest()
 
 
 def _check_shapes(path: Path, expected: dict[str, tuple[int, ...]]) -> None:

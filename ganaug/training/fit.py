@@ -346,8 +346,15 @@ def _trainer(
         config=config,
         header=header,
         run=run,
-        resume_command=shlex.join(["ganaug", "fit", str(data), *more_command, "--out", str(run.path), "--resume"]),
+        resume_command=shlex.join(
+            [*_started_by(), "ganaug", "fit", str(data), *more_command, "--out", str(run.path), "--resume"]
+        ),
     )
+
+
+def _started_by() -> list[str]:
+    """Return what stands before ganaug where torchrun started several processes, as on one machine."""
+    return [] if world_size() == 1 else ["torchrun", "--standalone", "--nproc-per-node", str(world_size()), "-m"]
 
 
 def _feed(planned: Plan, pixels: np.ndarray, device: torch.device) -> Feed:
@@ -396,9 +403,11 @@ def _stored_plan(
     changed = {key for key in settings if key in vars(config) and vars(config)[key] != vars(old_config)[key]}
     fixed = sorted(changed - MAY_CHANGE) + [key for key in before if before[key] != now[key]]
     if fixed:
+        has = {**vars(old_config), **before}
         raise ConfigError(
-            f"A resumed run keeps its settings, but another {', '.join(fixed)} was given. Leave it out, or start a new "
-            f"run; only {', '.join(sorted(MAY_CHANGE))} may change."
+            f"A resumed run keeps its settings, but another {', '.join(fixed)} was given (the run has "
+            f"{', '.join(f'{key}={has[key]}' for key in fixed)}). Leave it out, or start a new run; only "
+            f"{', '.join(sorted(MAY_CHANGE))} may change."
         )
     domains = None
     if translates(config):

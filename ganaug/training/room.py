@@ -24,9 +24,9 @@ def with_fitting_batch(plan: Plan) -> Plan:
     found = largest_batch(plan)
     if found is None:
         raise ConfigError(f"{_wanted(plan)} Not even the smallest batch does. {_NARROWER}")
-    if found == plan.config.batch:
-        return plan
     reason = f"Batch {found}: of the recipe's {plan.config.batch}, what fits into the memory of {_place(plan)}."
+    if found == plan.config.batch:
+        reason = f"Batch {found}: the recipe's, which fits into the memory of {_place(plan)}."
     return replace(plan, config=replace(plan.config, batch=found), reasons=(*plan.reasons, reason))
 
 

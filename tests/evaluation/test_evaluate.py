@@ -57,6 +57,8 @@ def test_metrics_are_of_held_out_images_and_carry_their_passport(evaluated: Path
     assert metrics["images"]["held_out"] == held_out
     assert metrics["images"]["training"] == run.config_file()["images"]
     assert [row["name"] for row in metrics["fidelity"]] == [*COUNTS, "all"]
+    assert [row["name"] for row in metrics["fidelity_of_training"]] == [*COUNTS, "all"]
+    assert [row["n_fake"] for row in metrics["fidelity_of_training"][:-1]] == [*metrics["images"]["training"].values()]
     for row in metrics["fidelity"]:
         assert row["network_sha256"] == metrics["network"]["sha256"]
         assert row["n_real"] == (sum(held_out.values()) if row["name"] == "all" else held_out[row["name"]])

@@ -175,6 +175,20 @@ def test_the_same_call_goes_on_and_does_nothing_twice(data: Path, copy: Path, do
     assert (copy / VERDICT).read_bytes() == before
 
 
+def test_where_no_class_is_rarer_nothing_is_translated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(folder_study._Study, "run", lambda self: seen.append(self.asked.arms))
+    said: list[str] = []
+    for name, counts in (("balanced", {"three": 24, "eight": 24}), ("rare", {"three": 48, "eight": 24})):
+        folder = write_digits(tmp_path / name, counts)
+        asked = replace(SMALL, arms=("augmented", "synthetic", "translated"))
+        folder_study.study(folder, tmp_path / f"{name}-out", asked, say=said.append)
+    assert seen == [("augmented", "synthetic"), ("augmented", "synthetic", "translated")]
+    assert [line for line in said if "translated" in line] == [
+        "The arm translated is left out: no class is rarer than another that it could be filled from."
+    ]
+
+
 def test_two_processes_do_not_study_into_one_folder(data: Path, copy: Path, done: Counter[str]) -> None:
     with only_writer(copy), pytest.raises(ConfigError, match="Another process is writing to"):
         again(data, copy)

@@ -89,7 +89,7 @@ def test_batch_auto_takes_the_recipes_own_where_it_fits(shapes: Path, monkeypatc
     _memory_for(64, monkeypatch)
     planned, _ = plan_for(shapes, "smoke", {**WITHOUT_BATCH, "batch": "auto"})
     assert planned.config.batch == RECIPES
-    assert not any(reason.startswith("Batch") for reason in planned.reasons)
+    assert any(reason.startswith(f"Batch {RECIPES}: the recipe's, which fits") for reason in planned.reasons)
 
 
 def test_where_not_even_the_smallest_batch_fits_the_error_says_what_else_to_change(
