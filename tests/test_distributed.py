@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ganaug.__main__ as start
 from ganaug import distributed
 from ganaug.cli import SHARED, main
 from ganaug.distributed import ElsewhereError, ProcessesError, Team, digest_of, require_same, team, together
@@ -138,3 +139,18 @@ def test_a_command_that_several_processes_cannot_share_is_refused(name: str, mon
         said.append(done.output)
     assert f"'ganaug {name}' was started 2 times by torchrun; it runs in one process" in said[0].replace("\n", " ")
     assert said[1] == ""
+
+
+@pytest.mark.parametrize(("leaves", "code"), [(0, 0), (None, 0), (3, 3), ("a message", 1)])
+def test_one_of_several_processes_leaves_with_the_commands_exit_code(
+    monkeypatch: pytest.MonkeyPatch, leaves: int | str | None, code: int
+) -> None:
+    def main() -> None:
+        raise SystemExit(leaves)
+
+    left: list[int] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(start, "main", main)
+    monkeypatch.setattr(start.os, "_exit", left.append)
+    start.run()
+    assert left == [code]
