@@ -142,7 +142,10 @@ def load_checkpoint(folder: Path, step: int | None = None) -> tuple[dict[str, Te
         problem = _damage(path)
         try:
             if problem is None:
-                return load_file(path / _FILES[0]), read_json(path / _FILES[1], GanaugError, ""), damaged
+                state = read_json(path / _FILES[1], GanaugError, "")
+                if not isinstance(state, dict):
+                    raise ValueError(f"{_FILES[1]} holds no object")
+                return load_file(path / _FILES[0]), state, damaged
         except (OSError, ValueError, SafetensorError, GanaugError) as unreadable:
             problem = str(unreadable)
         damaged.append(f"The checkpoint {path} is damaged ({problem}).")

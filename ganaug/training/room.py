@@ -46,7 +46,9 @@ def largest_batch(
     fits = fits or _fits
     room = room or partial(has_room, choose_device(plan.config.device))
     found = None
-    for batch in _halves(plan.config.batch):
+    # Each process has as many images of every domain as any other.
+    parts = world_size() * (len(plan.domains.names) if plan.domains is not None else 1)
+    for batch in _halves(plan.config.batch, parts):
         if not fits(replace(plan, config=replace(plan.config, batch=batch))):
             break
         found = batch
@@ -72,10 +74,10 @@ def out_of_memory(plan: Plan) -> GanaugError:
 _NARROWER = "Else take a smaller --size or narrower networks (--set widths=…)."
 
 
-def _halves(batch: int) -> list[int]:
-    """Return the batch, its half and so on, smallest first, that the processes can share; 2 at least for each."""
+def _halves(batch: int, parts: int) -> list[int]:
+    """Return the batch, its half and so on, smallest first, in equal parts; 2 images at least for each process."""
     found = [batch]
-    while found[-1] % 2 == 0 and found[-1] // 2 >= 2 * world_size() and found[-1] // 2 % world_size() == 0:
+    while found[-1] % 2 == 0 and found[-1] // 2 >= 2 * world_size() and found[-1] // 2 % parts == 0:
         found.append(found[-1] // 2)
     return found[::-1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from ganaug.errors import GanaugError
+from ganaug.files import sha256_file
 from ganaug.training import checkpoint
 from ganaug.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint, tidy
 
@@ -146,6 +148,15 @@ def test_a_seal_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     _save(tmp_path, 1)
     path = _save(tmp_path, 2) / "SHA256.json"
     path.write_text('{"/dev/zero": "0"}')
+    assert load_checkpoint(tmp_path)[1]["step"] == 1
+
+
+def test_a_state_that_is_no_object_is_damage(tmp_path: Path) -> None:
+    _save(tmp_path, 1)
+    path = _save(tmp_path, 2)
+    (path / "state.json").write_text("[1]")
+    seal = {name: sha256_file(path / name) for name in ("state.safetensors", "state.json")}
+    (path / "SHA256.json").write_text(json.dumps(seal))
     assert load_checkpoint(tmp_path)[1]["step"] == 1
 
 

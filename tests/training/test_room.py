@@ -62,6 +62,14 @@ def test_of_several_processes_each_gets_an_equal_part(plan: Plan, monkeypatch: p
     assert tried == [12]  # 6 images are not shared evenly, and 24 were not reached
 
 
+def test_a_translation_keeps_as_many_images_of_each_domain(shapes: Path) -> None:
+    asked = {"model": "cyclegan", "rule": "class", "domains": ("disk", "ring"), "size": (8, 8), "threads": 1}
+    plan, _ = plan_for(shapes, "translate64", {**asked, "batch": 20})
+    tried: list[int] = []
+    assert largest_batch(plan, fits=_holds(100, tried), room=lambda: True) == 20
+    assert tried == [10, 20]  # of 5 images the domains would not have equal numbers
+
+
 def _memory_for(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the memory hold steps of so many images, as a GPU does."""
     original = GAN.step
