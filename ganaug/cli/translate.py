@@ -73,84 +73,63 @@ def translate(
     if (count is not None or group_regex is not None) and format_ != "bank":
         raise click.UsageError("--count and --group-regex are for --format bank.")
     from ganaug.distributed import is_main, processes, together
-
-    with processes(), together():
-        summary, text = _translate(
-            run, images, to, out, source, format_, native, count, seed, group_regex, device, overwrite, json_
-        )
-    if is_main():
-        show(summary, json_, text)
-
-
-def _translate(
-    run: Path,
-    images: Path,
-    to: str,
-    out: Path,
-    source: str | None,
-    format_: str,
-    native: bool,
-    count: int | None,
-    seed: int,
-    group_regex: str | None,
-    device: str,
-    overwrite: bool,
-    json_: bool,
-) -> tuple[dict[str, Any], str]:
-    """Return what was done, for machines and for people."""
     from ganaug.errors import ConfigError
     from ganaug.files import keep_apart
     from ganaug.sampling import SyntheticBank, Translator, load
     from ganaug.sampling.translated_files import translate_files
 
-    for path in (run, images):
-        keep_apart(out, path)
-    gan = load(run, device=device)
-    if not isinstance(gan, Translator):
-        raise ConfigError(
-            f"{run} makes {', '.join(gan.classes)} from noise and translates nothing: ganaug sample {run} --out {out} "
-            "makes images of it, ganaug fit DATA --out RUN --model cyclegan trains a model that translates."
-        )
-    if format_ == "bank":
-        bank = SyntheticBank.translate(
-            gan,
-            out,
-            images,
-            to=to,
-            source=source,
-            counts=count,
-            seed=seed,
-            group_regex=group_regex,
-            overwrite=overwrite,
-            show_progress=not json_,
-        )
-        summary: dict[str, Any] = {
-            "out": str(out),
-            "formats": ["bank"],
-            "to": to,
-            "images": len(bank),
-            "counts": bank.counts,
-            "seed": seed,
-            "model_sha256": gan.model_sha256,
-        }
-        return summary, f"{len(bank)} images translated to {to} (bank) in {out}{_unjudged(gan, run, to)}"
-    summary = translate_files(
-        gan,
-        images,
-        out,
-        to=to,
-        source=source,
-        format=format_,
-        native=native,
-        seed=seed,
-        overwrite=overwrite,
-        show_progress=not json_,
-    )
-    text = f"{summary['images']} images translated to {to} ({', '.join(summary['formats'])}) in {out}"
-    if summary["kept"]:
-        text += f"\n{summary['kept']} of them were there already."
-    text += _unjudged(gan, run, to)
-    return summary, "\n".join([text, *summary["left_out"]])
+    with processes(), together():
+        for path in (run, images):
+            keep_apart(out, path)
+        gan = load(run, device=device)
+        if not isinstance(gan, Translator):
+            raise ConfigError(
+                f"{run} makes {', '.join(gan.classes)} from noise and translates nothing: ganaug sample {run} --out "
+                f"{out} makes images of it, ganaug fit DATA --out RUN --model cyclegan trains a model that translates."
+            )
+        if format_ == "bank":
+            bank = SyntheticBank.translate(
+                gan,
+                out,
+                images,
+                to=to,
+                source=source,
+                counts=count,
+                seed=seed,
+                group_regex=group_regex,
+                overwrite=overwrite,
+                show_progress=not json_,
+            )
+            summary: dict[str, Any] = {
+                "out": str(out),
+                "formats": ["bank"],
+                "to": to,
+                "images": len(bank),
+                "counts": bank.counts,
+                "seed": seed,
+                "model_sha256": gan.model_sha256,
+            }
+            text = f"{len(bank)} images translated to {to} (bank) in {out}{_unjudged(gan, run, to)}"
+        else:
+            summary = translate_files(
+                gan,
+                images,
+                out,
+                to=to,
+                source=source,
+                format=format_,
+                native=native,
+                seed=seed,
+                overwrite=overwrite,
+                show_progress=not json_,
+            )
+            text = f"{summary['images']} images translated to {to} ({', '.join(summary['formats'])}) in {out}"
+            if summary["kept"]:
+                text += f"\n{summary['kept']} of them were there already."
+            text += _unjudged(gan, run, to)
+            text = "\n".join([text, *summary["left_out"]])
+    if is_main():
+        show(summary, json_, text)
 
 
 def _unjudged(gan: Translator, run: Path, to: str) -> str:

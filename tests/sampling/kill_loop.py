@@ -5,9 +5,7 @@ Run as ``python -m tests.sampling.kill_loop FORMAT FOLDER``, in a process of its
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ import torch
 
 from ganaug.sampling import request
 from ganaug.sampling.export import export_folder
+from tests.killing import killed_after
 from tests.sampling.fake_sampler import FakeSampler
 
 BATCH_S = 0.01
@@ -40,25 +39,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def attempt(seconds: float, **options: Any) -> bool:
-    """Export in a process that is killed after `seconds`; return whether it was done before."""
-    child = os.fork()
-    if child == 0:
-        try:
-            export_folder(Slow(), **options)  # type: ignore[arg-type]
-        except BaseException as problem:
-            print(repr(problem), file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return False
-    assert os.WEXITSTATUS(status) == 0, "an attempt went wrong"
-    return True
-
-
 def main(name: str, root: Path) -> None:
     """Kill until it is complete; each time look at what is there."""
     request.BATCH = 4
@@ -70,7 +50,7 @@ def main(name: str, root: Path) -> None:
     source, kills = random.Random(name), 0
     limit = sum(IMAGES.values()) / request.BATCH * BATCH_S / LEAST
     while not out.exists() or contents(out) != new:
-        if attempt(source.uniform(0, limit), out=out, **order):
+        if not killed_after(source.uniform(0, limit), lambda: export_folder(Slow(), out, **order)):  # type: ignore[arg-type]
             break
         kills += 1
         limit *= 1.05 if kills > LEAST else 1

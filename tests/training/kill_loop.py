@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import random
-import signal
 import struct
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from ganaug.models.modelfile import load_model
 from ganaug.training.checkpoint import checkpoints, load_checkpoint
 from ganaug.training.fit import fit
 from ganaug.training.run import Run
+from tests.killing import killed_after
 from tests.tiny import SETTINGS, write_shapes
 
 fit_module = sys.modules["ganaug.training.fit"]
@@ -66,24 +66,10 @@ def _counted(steps: mmap.mmap) -> Iterator[None]:
         fit_module.progress_bar = original  # type: ignore[attr-defined]
 
 
-def attempt(data: Path, out: Path, order: dict[str, Any], seconds: float, steps: mmap.mmap) -> bool:
-    """Train in a process that is killed after `seconds`; return whether it was done before."""
-    child = os.fork()
-    if child == 0:
-        try:
-            with _counted(steps):
-                fit(data, out, resume=True, **({} if (out / "config.json").exists() else order))
-        except BaseException as problem:
-            print(repr(problem), file=sys.stderr)
-            os._exit(1)
-        os._exit(0)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return False
-    assert os.WEXITSTATUS(status) == 0, "an attempt went wrong"
-    return True
+def attempt(data: Path, out: Path, order: dict[str, Any], steps: mmap.mmap) -> None:
+    """Begin the training, or go on with it."""
+    with _counted(steps):
+        fit(data, out, resume=True, **({} if (out / "config.json").exists() else order))
 
 
 def look(run: Run, reached: int) -> int:
@@ -130,7 +116,8 @@ def main(kills: int, root: Path) -> None:
         runs += 1
         steps[:8] = struct.pack("q", 0)
         limit, newest = life, 0
-        while not attempt(data, out, {**ORDER, "monitor": watched}, source.uniform(0, limit), steps):
+        work = partial(attempt, data, out, {**ORDER, "monitor": watched}, steps)
+        while killed_after(source.uniform(0, limit), work):
             done += 1
             if out.exists():
                 cost.append(look(Run(out), struct.unpack("q", steps[:8])[0]))
